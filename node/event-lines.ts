@@ -1,0 +1,81 @@
+// One line of plain text for each event, for a person at a terminal. Text of peers is stripped of control characters first.
+import type { MeshEvent } from '../runtime/events.ts';
+
+/** The line, or null for events that are too many for a terminal (their figures are in others). */
+export function lineOf(event: MeshEvent): string | null {
+  const line = describe(event);
+  return line === null ? null : withoutControls(line);
+}
+
+/** Control and direction-changing characters could rewrite a terminal. */
+export const withoutControls = (text: string): string =>
+  // oxlint-disable-next-line no-control-regex
+  text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, ' ');
+
+function describe(event: MeshEvent): string | null {
+  switch (event.kind) {
+    case 'monitor.ready':
+      return `Monitor ready on ${event.url}`;
+    case 'monitor.joined':
+      return `Joined the monitor at ${event.url} as ${short(event.peer)}`;
+    case 'monitor.lost':
+      return `Lost the monitor (${event.reason}); running work goes on, trying again`;
+    case 'peer.joined':
+      return `${short(event.peer)} joined as ${event.role}`;
+    case 'peer.left':
+      return `${short(event.peer)} left: ${event.reason}`;
+    case 'port.moved':
+      return `Port ${event.wanted} is not free, using ${event.port} (${event.reason})`;
+    case 'record.added':
+      return `+ ${event.name} on ${short(event.peer)}`;
+    case 'record.removed':
+      return `- ${event.name} on ${short(event.peer)}: ${event.reason}`;
+    case 'record.rejected':
+      return `Rejected the record ${event.name}: ${event.reason}`;
+    case 'gpu.found':
+      return `GPU: ${event.device}${event.isSoftware ? ' (software)' : ''}`;
+    case 'link.up':
+      return `Link to ${short(event.peer)} over ${event.transport} (${event.reason}), ${event.rttMs.toFixed(1)} ms`;
+    case 'link.down':
+      return `Link to ${short(event.peer)} over ${event.transport} ended: ${event.reason}`;
+    case 'link.moved':
+      return `Link to ${short(event.peer)} moved from ${event.from} to ${event.to}: ${event.reason}`;
+    case 'stage.ready':
+      return `Stage ${event.uid} is ready${event.port === null ? '' : ` on port ${event.port}`}`;
+    case 'stage.rejected':
+      return `Stage ${event.uid} refused a request: ${event.reason}`;
+    case 'run.waiting':
+      return `Run ${event.run} waits for ${event.missing.join(', ')}`;
+    case 'run.started':
+      return `Run ${event.run} started: ${event.stages.join(' → ')}, ${event.mode}, ${event.policy}`;
+    case 'trainer.started':
+      return `Trainer ${event.trainer}: ${event.path.join(' → ')}`;
+    case 'trainer.stopped':
+      return `Trainer ${event.trainer} stopped: ${event.reason}`;
+    case 'hop.replaced':
+      return `${event.uid} was replaced by ${event.by}: ${event.reason}`;
+    case 'step.retried':
+      return `Step ${event.step} is tried again (attempt ${event.attempt}): ${event.reason}`;
+    case 'run.progress':
+      return (
+        `epoch ${event.epoch}/${event.epochs}  step ${event.step}/${event.steps}  loss ${event.loss.toFixed(4)}  ` +
+        `${event.samplesPerSecond.toFixed(0)} samples/s  ${event.peers} peers  ${event.trainers} trainers  ` +
+        `${event.etaSeconds.toFixed(0)} s left`
+      );
+    case 'run.evaluated':
+      return `After epoch ${event.epoch}: ${(event.accuracy * 100).toFixed(2)} % of ${event.samples} right`;
+    case 'run.done':
+      return (
+        `Run ${event.run} done in ${event.seconds.toFixed(1)} s: ${(event.accuracy * 100).toFixed(2)} % right, ` +
+        `${event.samplesPerSecond.toFixed(0)} samples/s, ${event.peers} peers, ${event.trainers} trainers; model: ${event.model}`
+      );
+    case 'run.failed':
+      return `Run ${event.run} failed: ${event.message} ${event.fix}`;
+    case 'log':
+      return event.level === 'warn' ? `warning: ${event.message}` : event.message;
+    default:
+      return null;
+  }
+}
+
+const short = (peer: string): string => (peer.length > 12 ? `${peer.slice(0, 8)}…` : peer);

@@ -1,0 +1,143 @@
+// A headless GPU box: hosts stages of runs that others drive.
+//   node node/serve.ts --join URL --stage front.0.0.0 --stage back.0.0.0
+import { readFileSync } from 'node:fs';
+import { z } from 'zod';
+import { modelSpecSchema, type ModelSpec } from '../runtime/compute.ts';
+import { MeshError, toMeshError } from '../runtime/errors.ts';
+import { EventBus } from '../runtime/events.ts';
+import { StageHost } from '../runtime/server/host.ts';
+import { parseUid } from '../runtime/wire/ids.ts';
+import { layerShapes } from '../runtime/model/spec.ts';
+import { command, option, runCommand } from './command.ts';
+import { joinFromNode } from './peer.ts';
+import { platform } from './platform.ts';
+import { allowSchema, list, port, publishTo, whenAborted } from './options.ts';
+
+/** Ports of hosted stages start here: 50500 + i for the i-th stage of a process. */
+const FIRST_PORT = 50_500;
+const DRAIN_MS = 8_000;
+
+const schema = z.strictObject({
+  join: z.string({ error: 'is needed: the join link that the monitor printed' }),
+  stage: list(z.string()).refine((stages) => stages.length > 0, 'name at least one stage UID, such as front.0.0.0'),
+  host: z.string().default('127.0.0.1'),
+  port: port.default(FIRST_PORT),
+  model: z.string().optional(),
+  layers: z
+    .string()
+    .regex(/^\d+:\d+$/, 'is FROM:TO, such as 0:1')
+    .optional(),
+  transports: allowSchema,
+});
+
+export const serve = command({
+  name: 'serve',
+  description: 'Lend this machine: host one or more stages for the runs of a mesh.',
+  options: [
+    option('--join <url>', 'join link of the mesh, printed by the monitor'),
+    option('--stage <uid...>', 'stage to host: {stage_name}.{version}.{expert_index}.{subversion}; may be repeated'),
+    option('--host <address>', 'address for direct links from other machines; 0.0.0.0 for all (default: 127.0.0.1)'),
+    option(
+      '--port <number>',
+      `port of the first stage, the others follow (default: ${FIRST_PORT}, next free if taken)`,
+    ),
+    option('--model <file>', 'serve only this model: its spec.json (with --layers)'),
+    option('--layers <from:to>', 'serve only these layers of --model'),
+    option('--transports <names...>', 'links may use only these: tcp, webrtc, relay (default: all)'),
+  ],
+  schema,
+  examples: [
+    "node node/serve.ts --join 'http://localhost:50000/#token=…' --stage front.0.0.0",
+    "node node/serve.ts --join 'https://192.0.2.7:50000/#token=…' --host 0.0.0.0 --stage front.0.1.0 --stage back.0.1.0",
+  ],
+  run: async (options, { emit: show, say, signal }) => {
+    const uids = options.stage.map((text) => parseUid(text).uid);
+    const pinned = pinnedStage(options.model, options.layers);
+    const bus = new EventBus();
+    bus.on(show);
+    const { emit } = bus;
+    const worker = await platform.startCompute();
+    const gpu = await worker.compute.describe();
+    emit({
+      kind: 'gpu.found',
+      device: gpu.description || `${gpu.vendor} ${gpu.architecture}`,
+      isSoftware: gpu.isSoftware,
+    });
+    const peer = await joinFromNode({
+      join: options.join,
+      role: 'server',
+      host: options.host,
+      port: options.port,
+      emit,
+      signal,
+      ...(options.transports ? { allow: options.transports } : {}),
+    });
+    const host = new StageHost({
+      self: peer.id,
+      host: 'node',
+      compute: worker.compute,
+      gpu,
+      ask: peer.ask,
+      emit,
+      isConnected: (id) => peer.isConnected(id),
+      addresses: () => peer.addresses(),
+      traffic: () => peer.links.traffic(),
+    });
+    peer.serve(host.handlers);
+    for (const uid of uids) host.add(uid, pinned);
+    if (peer.monitor) {
+      publishTo(peer.monitor, bus);
+      await host.announce(peer.monitor);
+    }
+    for (const [i, uid] of uids.entries()) {
+      const stagePort = !peer.tcp ? null : i === 0 ? peer.tcp.port : await peer.tcp.listenAlso(peer.tcp.port + i);
+      emit({ kind: 'stage.ready', uid, port: stagePort });
+    }
+    say('Ctrl-C leaves the mesh cleanly.');
+    const died = await Promise.race([whenAborted(signal).then(() => null), worker.died]);
+    if (peer.monitor)
+      await host
+        .withdraw(peer.monitor)
+        .catch((cause: unknown) => say(`could not withdraw: ${toMeshError(cause).message}`));
+    await host.drain(DRAIN_MS);
+    host.close();
+    await peer.close('the server leaves');
+    await worker.end();
+    if (died !== null)
+      throw new MeshError(
+        'gpu-lost',
+        `The compute worker died: ${died}.`,
+        'Start the server again; if it happens again, try another driver.',
+      );
+    return 0;
+  },
+});
+
+function pinnedStage(
+  file: string | undefined,
+  layers: string | undefined,
+): { model: ModelSpec; from: number; to: number } | undefined {
+  if (file === undefined && layers === undefined) return undefined;
+  if (file === undefined || layers === undefined)
+    throw new MeshError(
+      'usage',
+      '--model and --layers go together.',
+      'Give both, or neither to serve whatever a run asks for.',
+    );
+  let model: ModelSpec;
+  try {
+    model = modelSpecSchema.parse(JSON.parse(readFileSync(file, 'utf8')));
+  } catch (cause) {
+    throw new MeshError(
+      'bad-file',
+      `${file} is not a model spec: ${String((cause as Error).message).slice(0, 300)}.`,
+      'It looks like {"family":"mlp","sizes":[784,64,10],"activation":"relu"}.',
+      { cause },
+    );
+  }
+  const [from = 0, to = 0] = layers.split(':').map(Number);
+  layerShapes(model, from, to);
+  return { model, from, to };
+}
+
+if (import.meta.main) await runCommand(serve);

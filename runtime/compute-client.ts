@@ -1,0 +1,38 @@
+// The main thread's side of the compute worker: a Compute whose every call settles exactly once, with the worker's answer or,
+// when the worker dies first, with `gpu-lost`.
+import { transfer } from 'comlink';
+import type { Compute } from './compute.ts';
+import { MeshError } from './errors.ts';
+import { buffersOf } from './transfer.ts';
+import { Waiters } from './waiters.ts';
+import type { ComputeMethod, RemoteCompute } from './worker.ts';
+
+export function computeClient(remote: RemoteCompute, died: Promise<string>): Compute {
+  const waiters = new Waiters();
+  void died.then((reason) =>
+    waiters.die(
+      new MeshError('gpu-lost', `The compute worker ended: ${reason}`, 'Start it again, here or on another peer.'),
+    ),
+  );
+
+  async function call<T>(method: ComputeMethod, ...args: unknown[]): Promise<T> {
+    if (waiters.death !== null) throw waiters.death;
+    const reply = await waiters.attach(remote.request(transfer({ method, args }, buffersOf(args))));
+    if (!reply.ok) throw MeshError.fromShape(reply.error);
+    return reply.value as T;
+  }
+
+  return {
+    describe: () => call('describe'),
+    open: (spec) => call('open', spec),
+    close: (stage) => call('close', stage),
+    forward: (stage, key, x, options) => call('forward', stage, key, x, options),
+    backward: (stage, key, dy, options) => call('backward', stage, key, dy, options),
+    loss: (stage, x, y, options) => call('loss', stage, x, y, options),
+    discard: (stage, options) => call('discard', stage, options),
+    read: (stage, kind) => call('read', stage, kind),
+    write: (stage, kind, tensors) => call('write', stage, kind, tensors),
+    combine: (stage, kind, parts, coefficients, mode) => call('combine', stage, kind, parts, coefficients, mode),
+    step: (stage) => call('step', stage),
+  };
+}

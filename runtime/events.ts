@@ -1,0 +1,121 @@
+// Everything that happens is one of these. Logs, the live terminal, the dashboard, the run's event log and the tests read the
+// same stream. An event is plain JSON; times are milliseconds since the epoch.
+
+export type TransportKind = 'local' | 'tcp' | 'webrtc' | 'relay';
+
+/** Which microbatch: at most one gradient contribution per stage carries the same key. */
+export interface MicrobatchKey {
+  run: string;
+  trainer: string;
+  step: number;
+  microbatch: number;
+}
+
+export type MeshEvent =
+  // life of processes
+  | { kind: 'monitor.ready'; url: string; joinUrl: string; host: string; port: number }
+  | { kind: 'monitor.lost'; reason: string }
+  | { kind: 'monitor.joined'; url: string; peer: string }
+  | { kind: 'peer.joined'; peer: string; role: string }
+  | { kind: 'peer.left'; peer: string; reason: string }
+  | { kind: 'gpu.found'; device: string; isSoftware: boolean }
+  | { kind: 'port.moved'; wanted: number; port: number; reason: string }
+  // directory
+  | { kind: 'record.added'; name: string; peer: string }
+  | { kind: 'record.removed'; name: string; peer: string; reason: string }
+  | { kind: 'record.rejected'; name: string; reason: string }
+  // links
+  | { kind: 'link.up'; peer: string; transport: TransportKind; reason: string; rttMs: number; bytesPerSecond: number }
+  | { kind: 'link.down'; peer: string; transport: TransportKind; reason: string }
+  | { kind: 'link.moved'; peer: string; from: TransportKind; to: TransportKind; reason: string }
+  | { kind: 'frame.rejected'; peer: string; reason: string }
+  // stages
+  | { kind: 'stage.ready'; uid: string; port: number | null }
+  | { kind: 'stage.opened'; uid: string; run: string; layers: [number, number]; parameterBytes: number }
+  | { kind: 'stage.stepped'; uid: string; run: string; step: number; contributions: number; gradientNorm: number }
+  | { kind: 'stage.rejected'; uid: string; reason: string }
+  | { kind: 'stage.adopted'; uid: string; run: string; step: number; from: string }
+  | { kind: 'stage.closed'; uid: string; run: string }
+  | {
+      kind: 'stage.stats';
+      uid: string;
+      samplesPerSecond: number;
+      samples: number;
+      loss: number | null;
+      bytesIn: number;
+      bytesOut: number;
+    }
+  | { kind: 'hop.replaced'; uid: string; by: string; key: MicrobatchKey; reason: string }
+  // runs
+  | { kind: 'run.waiting'; run: string; missing: string[] }
+  | {
+      kind: 'run.started';
+      run: string;
+      mode: 'sync' | 'async';
+      policy: string;
+      stages: string[];
+      plannedMicrobatches: number;
+      plannedSteps: number;
+    }
+  | { kind: 'trainer.started'; run: string; trainer: string; path: string[] }
+  | { kind: 'trainer.stopped'; run: string; trainer: string; reason: string }
+  | { kind: 'microbatch.done'; key: MicrobatchKey; attempt: number; path: string[]; loss: number; rows: number }
+  | { kind: 'step.retried'; run: string; step: number; attempt: number; reason: string }
+  /** A step was committed: for each stage, which microbatches its applied gradient holds (each planned one exactly once). */
+  | { kind: 'step.applied'; run: string; step: number; loss: number; stages: Record<string, number[]> }
+  | { kind: 'stages.averaged'; run: string; stage: string; replicas: string[] }
+  | {
+      kind: 'run.progress';
+      run: string;
+      epoch: number;
+      epochs: number;
+      step: number;
+      steps: number;
+      loss: number;
+      samplesPerSecond: number;
+      peers: number;
+      trainers: number;
+      etaSeconds: number;
+    }
+  | { kind: 'run.evaluated'; run: string; epoch: number; accuracy: number; perClassAccuracy: number[]; samples: number }
+  | {
+      kind: 'run.done';
+      run: string;
+      accuracy: number;
+      perClassAccuracy: number[];
+      samplesPerSecond: number;
+      peers: number;
+      trainers: number;
+      plannedMicrobatches: number;
+      appliedMicrobatches: number;
+      seconds: number;
+      model: string;
+    }
+  | { kind: 'run.failed'; run: string; code: string; message: string; fix: string }
+  | { kind: 'log'; level: 'info' | 'warn'; message: string };
+
+export type EventOf<K extends MeshEvent['kind']> = Extract<MeshEvent, { kind: K }>;
+
+export type Emit = (event: MeshEvent) => void;
+
+/** A stream of events with any number of listeners; a listener that throws does not stop the others. */
+export class EventBus {
+  readonly #listeners = new Set<Emit>();
+
+  readonly emit: Emit = (event) => {
+    for (const listener of this.#listeners) {
+      try {
+        listener(event);
+      } catch (cause) {
+        queueMicrotask(() => {
+          throw cause;
+        });
+      }
+    }
+  };
+
+  on(listener: Emit): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+}

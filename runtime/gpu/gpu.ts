@@ -1,0 +1,263 @@
+// What runs on a device: work is recorded synchronously into one command buffer and submitted once, inside error scopes.
+// One compute pass holds all dispatches between two copies; the sizes of all dispatches go up in one write.
+import type { ComputeStats, GpuDescription } from '../compute.ts';
+import type { MeshError } from '../errors.ts';
+import type { Waiters } from '../waiters.ts';
+import { BufferPool, UNIFORM, type Slice } from './buffers.ts';
+import { acquireDevice, guarded, type GpuHost, type OpenDevice } from './device.ts';
+import {
+  kernelTable,
+  sizesBytes,
+  writeSizes,
+  type KernelName,
+  type KernelSizes,
+  type KernelUse,
+} from './kernel-table.ts';
+import { Pipelines, type Pipeline } from './pipelines.ts';
+import { Readback } from './readback.ts';
+
+const IDLE_BYTES = 64 * 2 ** 20;
+/** minUniformBufferOffsetAlignment is at most 256 everywhere. */
+const SLOT_BYTES = 256;
+const SLOTS = 256;
+const MAX_BIND_GROUPS = 1024;
+
+export class Gpu {
+  readonly description: GpuDescription;
+  readonly pool: BufferPool;
+  readonly pipelines: Pipelines;
+  readonly #device: GPUDevice;
+  readonly #waiters: Waiters;
+  readonly #stray: MeshError[];
+  readonly #sizes: Slice;
+  readonly #sizesView = new DataView(new ArrayBuffer(SLOT_BYTES * SLOTS));
+  readonly #bindGroups = new Map<string, GPUBindGroup>();
+  readonly #bufferIds = new WeakMap<GPUBuffer, number>();
+  readonly #inDriver = new Set<Promise<unknown>>();
+  readonly #maxGrid: number;
+  #lastBufferId = 0;
+  #submits = 0;
+  #dispatches = 0;
+
+  private constructor({ device, description, waiters, stray }: OpenDevice, host: GpuHost) {
+    this.#device = device;
+    this.#waiters = waiters;
+    this.#stray = stray;
+    this.description = description;
+    const { maxBufferSize, maxStorageBufferBindingSize, maxComputeWorkgroupsPerDimension } = device.limits;
+    this.#maxGrid = maxComputeWorkgroupsPerDimension;
+    const limits = { maxBufferSize, maxStorageBufferBindingSize, idleBytes: IDLE_BYTES };
+    // A bind group keeps its buffers alive, so the cache goes with the first buffer that is destroyed.
+    this.pool = new BufferPool(device, limits, () => this.#bindGroups.clear());
+    this.pipelines = new Pipelines(device, (name) => host.kernelSource(name));
+    this.#sizes = this.pool.take(SLOT_BYTES * SLOTS, UNIFORM);
+  }
+
+  static async acquire(host: GpuHost): Promise<Gpu> {
+    return new Gpu(await acquireDevice(host), host);
+  }
+
+  /** Why this device is gone, or null. */
+  get death(): MeshError | null {
+    return this.#waiters.death;
+  }
+
+  get stats(): ComputeStats {
+    return { submits: this.#submits, dispatches: this.#dispatches, ...this.pool.counts };
+  }
+
+  /** Records, submits, and resolves with what the recording asked to read. Everything up to the submit happens at once. */
+  submit(record: (recorder: Recorder) => void): Promise<Uint8Array<ArrayBuffer>[]> {
+    if (this.death !== null) return Promise.reject(this.death);
+    return this.#track(this.#submit(record));
+  }
+
+  async #submit(record: (recorder: Recorder) => void): Promise<Uint8Array<ArrayBuffer>[]> {
+    const { value: collect, errors } = guarded(this.#device, () => {
+      const recorder = new Recorder(this);
+      record(recorder);
+      return recorder.finish();
+    });
+    const fresh = this.pool.takeFresh();
+    const result = collect();
+    result.catch(() => {}); // where both fail, the scope's error is the reason and the other its consequence
+    try {
+      await errors;
+      if (this.#stray.length > 0) throw this.#stray.splice(0)[0];
+    } catch (cause) {
+      this.pool.distrust(fresh);
+      await Promise.allSettled([result]);
+      throw cause;
+    }
+    return result;
+  }
+
+  /** Compiles kernels and dispatches each new one once, on nothing: drivers finish compiling at the first dispatch. */
+  async warm(uses: readonly KernelUse[]): Promise<void> {
+    const fresh = await this.#track(this.pipelines.compile(uses));
+    if (fresh.length === 0) return;
+    const most = Math.max(...fresh.map(({ kernel }) => kernelTable[kernel].outputs + kernelTable[kernel].inputs));
+    const dummies = Array.from({ length: most }, () => this.pool.take(256));
+    try {
+      await this.submit((recorder) => {
+        for (const pipeline of fresh) recorder.run(pipeline, dummies, {}, 1);
+        for (const slice of dummies.slice(0, 1)) recorder.read(slice);
+      });
+    } finally {
+      for (const slice of dummies) this.pool.release(slice);
+    }
+  }
+
+  /** Frees everything and the device with it; resolves when the driver owes no more answers. What is pending rejects. */
+  async destroy(): Promise<void> {
+    this.pool.trim(0);
+    this.#device.destroy();
+    await Promise.allSettled(this.#inDriver);
+  }
+
+  /** Rejects as soon as the device dies; what the driver still owes is remembered until it has come. */
+  #track<T>(promise: Promise<T>): Promise<T> {
+    this.#inDriver.add(promise);
+    const forget = (): void => void this.#inDriver.delete(promise);
+    promise.then(forget, forget);
+    return this.#waiters.attach(promise);
+  }
+
+  // For Recorder only.
+
+  begin(): GPUCommandEncoder {
+    return this.#device.createCommandEncoder();
+  }
+
+  get queue(): GPUQueue {
+    return this.#device.queue;
+  }
+
+  submitted(encoder: GPUCommandEncoder, slots: number): void {
+    if (slots > 0) this.#device.queue.writeBuffer(this.#sizes.buffer, 0, this.#sizesView.buffer, 0, slots * SLOT_BYTES);
+    this.#device.queue.submit([encoder.finish()]);
+    this.#submits += 1;
+  }
+
+  bind({ key, kernel, layout }: Pipeline, slices: readonly Slice[]): GPUBindGroup {
+    const id = slices.reduce(
+      (text, slice) => `${text} ${this.#idOf(slice.buffer)}:${slice.offset}:${slice.bytes}`,
+      key,
+    );
+    let group = this.#bindGroups.get(id);
+    if (group === undefined) {
+      const entries: GPUBindGroupEntry[] = slices.map(({ buffer, offset, bytes }, binding) => ({
+        binding,
+        resource: { buffer, offset, size: bytes },
+      }));
+      entries.push({ binding: slices.length, resource: { buffer: this.#sizes.buffer, size: sizesBytes(kernel) } });
+      group = this.#device.createBindGroup({ layout, entries });
+      if (this.#bindGroups.size >= MAX_BIND_GROUPS) this.#bindGroups.clear();
+      this.#bindGroups.set(id, group);
+    }
+    return group;
+  }
+
+  dispatch(
+    pass: GPUComputePassEncoder,
+    { kernel }: Pipeline,
+    slot: number,
+    sizes: Readonly<Record<string, number>>,
+    workgroups: number,
+  ): void {
+    writeSizes(this.#sizesView, slot * SLOT_BYTES, kernel, sizes);
+    const [x, y] = foldGrid(workgroups, this.#maxGrid);
+    pass.dispatchWorkgroups(x, y);
+    this.#dispatches += 1;
+  }
+
+  #idOf(buffer: GPUBuffer): number {
+    let id = this.#bufferIds.get(buffer);
+    if (id === undefined) {
+      id = this.#lastBufferId += 1;
+      this.#bufferIds.set(buffer, id);
+    }
+    return id;
+  }
+}
+
+/** A one-dimensional grid as two dimensions, each within the device's limit. */
+export function foldGrid(workgroups: number, maxGrid: number): [number, number] {
+  const x = Math.min(workgroups, maxGrid);
+  return [x, Math.ceil(workgroups / x)];
+}
+
+/** One command buffer in the making. */
+export class Recorder {
+  readonly #gpu: Gpu;
+  readonly #readback: Readback;
+  #encoder: GPUCommandEncoder;
+  #pass: GPUComputePassEncoder | null = null;
+  #slots = 0;
+
+  constructor(gpu: Gpu) {
+    this.#gpu = gpu;
+    this.#encoder = gpu.begin();
+    this.#readback = new Readback(gpu.pool);
+  }
+
+  /** Outputs first, then inputs, as in the kernel's file. */
+  dispatch<K extends KernelName>(
+    kernel: K,
+    overrides: KernelUse['overrides'],
+    slices: readonly Slice[],
+    sizes: KernelSizes<K>,
+    workgroups: number,
+  ): void {
+    this.run(this.#gpu.pipelines.get({ kernel, overrides }), slices, sizes, workgroups);
+  }
+
+  run(pipeline: Pipeline, slices: readonly Slice[], sizes: Readonly<Record<string, number>>, workgroups: number): void {
+    if (this.#slots === SLOTS) this.#flush();
+    const { outputs, inputs } = kernelTable[pipeline.kernel];
+    this.#pass ??= this.#encoder.beginComputePass();
+    this.#pass.setPipeline(pipeline.pipeline);
+    this.#pass.setBindGroup(0, this.#gpu.bind(pipeline, slices.slice(0, outputs + inputs)), [this.#slots * SLOT_BYTES]);
+    this.#gpu.dispatch(this.#pass, pipeline, this.#slots, sizes, workgroups);
+    this.#slots += 1;
+  }
+
+  /** Uploads before anything of this recording runs. */
+  write(to: Slice, data: Uint8Array<ArrayBuffer>): void {
+    this.#gpu.queue.writeBuffer(to.buffer, to.offset, data);
+  }
+
+  copy(from: Slice, to: Slice, bytes: number): void {
+    this.#endPass();
+    this.#encoder.copyBufferToBuffer(from.buffer, from.offset, to.buffer, to.offset, bytes);
+  }
+
+  clear(slice: Slice): void {
+    this.#endPass();
+    this.#encoder.clearBuffer(slice.buffer, slice.offset, slice.bytes);
+  }
+
+  /** Reads a range as it is when everything in this recording has run. */
+  read(slice: Slice): void {
+    this.#readback.add(slice);
+  }
+
+  finish(): () => Promise<Uint8Array<ArrayBuffer>[]> {
+    this.#endPass();
+    const collect = this.#readback.encode(this.#encoder);
+    this.#gpu.submitted(this.#encoder, this.#slots);
+    return collect;
+  }
+
+  #flush(): void {
+    this.#endPass();
+    this.#gpu.submitted(this.#encoder, this.#slots);
+    this.#encoder = this.#gpu.begin();
+    this.#slots = 0;
+  }
+
+  #endPass(): void {
+    this.#pass?.end();
+    this.#pass = null;
+  }
+}

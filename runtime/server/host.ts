@@ -1,0 +1,137 @@
+// All stages that a peer hosts: their handlers, their records in the directory, their figures once a second.
+import { MeshError } from '../errors.ts';
+import type { Compute, GpuDescription, ModelSpec } from '../compute.ts';
+import type { Emit } from '../events.ts';
+import type { Monitor } from '../mesh/monitor-client.ts';
+import type { Ask } from '../mesh/ask.ts';
+import type { Handlers } from '../wire/channel.ts';
+import type { PeerId, Uid } from '../wire/ids.ts';
+import { RECORD_TTL_MS, type Address, type StageRecord } from '../wire/records.ts';
+import { HostedStage } from './hosted-stage.ts';
+import * as exchange from './exchange.ts';
+
+export interface StageHostOptions {
+  self: PeerId;
+  host: 'node' | 'browser';
+  compute: Compute;
+  gpu: GpuDescription;
+  ask: Ask;
+  emit: Emit;
+  isConnected: (peer: PeerId) => boolean;
+  addresses: () => Address[];
+  traffic: () => { bytesIn: number; bytesOut: number };
+  now?: () => number;
+}
+
+export class StageHost {
+  readonly #options: StageHostOptions;
+  readonly #stages = new Map<Uid, HostedStage>();
+  readonly #timer: ReturnType<typeof setInterval>;
+  readonly handlers: Handlers;
+
+  constructor(options: StageHostOptions) {
+    this.#options = options;
+    this.handlers = this.#makeHandlers();
+    this.#timer = setInterval(() => this.#report(), 1_000);
+  }
+
+  get stages(): readonly HostedStage[] {
+    return [...this.#stages.values()];
+  }
+
+  add(uid: Uid, pinned?: { model: ModelSpec; from: number; to: number }): HostedStage {
+    if (this.#stages.has(uid))
+      throw new MeshError('usage', `This process already hosts ${uid}.`, 'Name each UID once.');
+    const { compute, ask, emit, isConnected } = this.#options;
+    const now = this.#options.now ?? (() => performance.now());
+    const stage = new HostedStage({ uid, compute, ask, emit, isConnected, now, ...(pinned ? { pinned } : {}) });
+    this.#stages.set(uid, stage);
+    return stage;
+  }
+
+  /** The stage's record as it is now. */
+  record(stage: HostedStage): StageRecord {
+    const { self, host, gpu } = this.#options;
+    const issuedAt = Date.now();
+    return {
+      kind: 'stage',
+      name: stage.uid,
+      peer: self,
+      addresses: this.#options.addresses(),
+      host,
+      device: (gpu.description || `${gpu.vendor} ${gpu.architecture}`).slice(0, 200),
+      isSoftware: gpu.isSoftware,
+      samplesPerSecond: Math.round(stage.meter.rate * 10) / 10,
+      load: stage.load,
+      run: stage.run?.run ?? null,
+      issuedAt,
+      expiresAt: issuedAt + RECORD_TTL_MS,
+    };
+  }
+
+  async announce(monitor: Monitor): Promise<void> {
+    for (const stage of this.#stages.values()) await monitor.announce(stage.uid, () => this.record(stage));
+  }
+
+  async withdraw(monitor: Monitor): Promise<void> {
+    await Promise.all([...this.#stages.keys()].map((uid) => monitor.withdraw(uid)));
+  }
+
+  /** Turns new work away and waits (bounded) until what was begun is done. */
+  async drain(limitMs: number): Promise<void> {
+    for (const stage of this.#stages.values()) stage.pause(true);
+    const until = performance.now() + limitMs;
+    while (this.stages.some((stage) => stage.load > 0) && performance.now() < until)
+      await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+  }
+
+  #makeHandlers(): Handlers {
+    const at = (uid: Uid): HostedStage => {
+      const stage = this.#stages.get(uid);
+      if (!stage)
+        throw new MeshError(
+          'no-stage',
+          `This peer does not host ${uid}; it hosts ${[...this.#stages.keys()].join(', ') || 'nothing'}.`,
+          'Check the UID.',
+        );
+      return stage;
+    };
+    return {
+      'stage.open': async ({ uid, ...body }, _tensors, context) => {
+        const run = await at(uid).open(body, context.peer);
+        return { body: { info: run.info, step: run.step } };
+      },
+      'stage.adopt': (body, _tensors, context) => exchange.adopt(at(body.uid), body, context.peer, context),
+      'stage.forward': (body, tensors, context) => at(body.uid).forward(body, tensors, context),
+      'stage.infer': (body, tensors, context) => at(body.uid).infer(body, tensors, context),
+      'stage.reduce': (body, _tensors, context) => exchange.reduce(at(body.uid), body, context),
+      'stage.gradients': (body) => exchange.gradients(at(body.uid), body),
+      'stage.apply': (body) => exchange.apply(at(body.uid), body),
+      'stage.average': (body, _tensors, context) => exchange.average(at(body.uid), body, context),
+      'stage.pull': (body) => exchange.pull(at(body.uid), body),
+      'stage.close': async ({ uid, run }) => {
+        await at(uid).close(run);
+        return { body: {} };
+      },
+    };
+  }
+
+  #report(): void {
+    for (const stage of this.#stages.values()) {
+      const samplesPerSecond = stage.meter.sample();
+      if (stage.run)
+        this.#options.emit({
+          kind: 'stage.stats',
+          uid: stage.uid,
+          samplesPerSecond,
+          samples: stage.meter.samples,
+          loss: stage.meter.loss,
+          ...this.#options.traffic(),
+        });
+    }
+  }
+}

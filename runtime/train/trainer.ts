@@ -1,0 +1,102 @@
+// A trainer drives microbatches through one pipeline: it sends the first stage a frame that carries the rest of the route, and gets
+// the loss when the gradient has come all the way back. It owns no weights.
+import type { Emit, MicrobatchKey } from '../events.ts';
+import { passOn, type Ask } from '../mesh/ask.ts';
+import type { Reply } from '../wire/messages.ts';
+import type { RunId } from '../wire/ids.ts';
+import type { Tensor } from '../tensor.ts';
+import { pickHops, routeOf } from './paths.ts';
+import type { Member, Roster } from './roster.ts';
+import type { Microbatch } from './schedule.ts';
+
+export interface TrainerOptions {
+  id: string;
+  run: RunId;
+  /** The pipeline's replicas, by UID; null: each hop is picked for each microbatch. */
+  path: string[] | null;
+  roster: Roster;
+  ask: Ask;
+  emit: Emit;
+  batchOf: (rows: Uint32Array) => { x: Tensor; y: Tensor };
+  deadlineMs: number;
+}
+
+export class Trainer {
+  readonly options: TrainerOptions;
+
+  constructor(options: TrainerOptions) {
+    this.options = options;
+  }
+
+  get id(): string {
+    return this.options.id;
+  }
+
+  /** Forward and backward of one microbatch. The key names it for ever, whoever drives it again. */
+  async run(
+    task: Microbatch,
+    key: MicrobatchKey,
+    attempt: number,
+    signal: AbortSignal,
+  ): Promise<Reply<'stage.forward'>> {
+    const { ask, emit, run, batchOf, deadlineMs } = this.options;
+    const stages = this.options.roster.active();
+    const [hop, ...route] = routeOf(stages, this.#path(stages));
+    if (!hop) throw new Error('a pipeline without stages');
+    const { x, y } = batchOf(task.rows);
+    const chosen = [hop, ...route].map((candidates) => this.options.roster.byUid(candidates[0]?.uid ?? ''));
+    count(chosen, 1);
+    try {
+      const { body } = await passOn(
+        hop,
+        'stage.forward',
+        (replica) => ({
+          uid: replica.uid,
+          run,
+          step: task.step,
+          attempt,
+          key: { ...key, run },
+          scale: 1 / task.batchRows,
+          route,
+        }),
+        {
+          ask,
+          emit,
+          key,
+          signal,
+          deadlineMs,
+          tensors: new Map([
+            ['x', x],
+            ['y', y],
+          ]),
+        },
+      );
+      emit({
+        kind: 'microbatch.done',
+        key,
+        attempt,
+        path: body.path,
+        loss: body.loss * (task.batchRows / body.rows),
+        rows: body.rows,
+      });
+      return body;
+    } finally {
+      count(chosen, -1);
+    }
+  }
+
+  #path(stages: readonly Member[][]): number[] {
+    const { path } = this.options;
+    if (!path) return pickHops(stages);
+    return stages.map((members, i) =>
+      Math.max(
+        0,
+        members.findIndex((member) => member.replica.uid === path[i]),
+      ),
+    );
+  }
+}
+
+function count(members: readonly (Member | undefined)[], by: number): void {
+  for (const member of members) if (member) member.outstanding = Math.max(0, member.outstanding + by);
+}
