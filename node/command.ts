@@ -58,7 +58,7 @@ export function command<Options>(spec: CommandSpec<Options>): Command {
 export async function runCommand(program: Command, argv: readonly string[] = process.argv): Promise<never> {
   process.stdout.on('error', () => process.exit(1)); // the reader of our output has gone
   try {
-    await program.parseAsync([...argv]);
+    await program.exitOverride().parseAsync([...argv]);
   } catch (cause) {
     // Commander has printed its message already; help and version are no failures.
     if (cause instanceof CommanderError) process.exitCode = cause.exitCode === 0 ? 0 : 2;

@@ -5,8 +5,8 @@ import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { gunzip } from 'node:zlib';
 import { MeshError } from '../runtime/errors.ts';
-import type { RunConfig } from '../runtime/train/config.ts';
 import { datasetFromIdx, type Dataset } from '../runtime/train/data.ts';
+import type { DatasetSpec } from '../runtime/train/dataset-spec.ts';
 import { parseIdx, type IdxFile } from '../runtime/train/idx.ts';
 
 export interface DatasetSplits {
@@ -14,28 +14,20 @@ export interface DatasetSplits {
   test: Dataset;
 }
 
-interface IdxPair {
-  images: string;
-  labels: string;
-}
-
-interface Files {
-  name: string;
-  /** Counted from the labels where it is not known. */
-  classes?: number;
-  train: IdxPair;
-  test: IdxPair;
-}
+type Files = Exclude<DatasetSpec, 'mnist'>;
+type IdxPair = Files['train'];
 
 /** Throws `bad-file` where a file is missing or is not what it should be. Paths are relative to the working directory. */
-export async function loadDataset(data: RunConfig['data'], signal?: AbortSignal): Promise<DatasetSplits> {
-  const { name, train: trainFiles, test: testFiles, classes } = filesOf(data);
+export async function loadDataset(spec: DatasetSpec, signal?: AbortSignal): Promise<DatasetSplits> {
+  const { name, train: trainFiles, test: testFiles, classes, normalisation } = spec === 'mnist' ? mnistFiles() : spec;
   const read = async (pair: IdxPair): Promise<[IdxFile, IdxFile]> =>
     Promise.all([readIdx(pair.images, signal), readIdx(pair.labels, signal)]);
   const [trainPair, testPair] = await Promise.all([read(trainFiles), read(testFiles)]);
-  const train = datasetFromIdx(`${name} (train)`, ...trainPair, classes === undefined ? {} : { classes });
+  const scale = normalisation === undefined ? {} : { normalisation };
+  const known = classes === undefined ? {} : { classes };
+  const train = datasetFromIdx(`${name} (train)`, ...trainPair, { ...known, ...scale });
   // The test set counts as many classes as the training set, also where it lacks the last of them.
-  const test = datasetFromIdx(`${name} (test)`, ...testPair, { classes: train.classes });
+  const test = datasetFromIdx(`${name} (test)`, ...testPair, { classes: train.classes, ...scale });
   if (train.inputShape.join() !== test.inputShape.join())
     throw new MeshError(
       'bad-file',
@@ -43,15 +35,6 @@ export async function loadDataset(data: RunConfig['data'], signal?: AbortSignal)
       'Give the two halves of the same data set.',
     );
   return { train, test };
-}
-
-function filesOf(data: RunConfig['data']): Files {
-  if (data.kind === 'mnist') return mnistFiles();
-  return {
-    name: data.trainImages,
-    train: { images: data.trainImages, labels: data.trainLabels },
-    test: { images: data.testImages, labels: data.testLabels },
-  };
 }
 
 function mnistFiles(): Files {

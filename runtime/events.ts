@@ -92,6 +92,9 @@ export type MeshEvent =
       model: string;
     }
   | { kind: 'run.failed'; run: string; code: string; message: string; fix: string }
+  /** `skein step`: one training step was written to a file. */
+  | { kind: 'step.done'; loss: number; gradientNorm: number; rows: number; stages: number; out: string }
+  | { kind: 'process.started'; what: string; pid: number }
   | { kind: 'log'; level: 'info' | 'warn'; message: string };
 
 export type EventOf<K extends MeshEvent['kind']> = Extract<MeshEvent, { kind: K }>;

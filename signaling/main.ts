@@ -19,7 +19,17 @@ const schema = z.strictObject({
     .string()
     .regex(/^[A-Za-z0-9.-]{1,253}$/, 'a host name without scheme and port')
     .optional(),
-  ice: z.union([z.string().transform((text) => text.split(/\s+/)), z.array(z.string())]).default([]),
+  ice: z
+    .union([z.string(), z.array(z.string())])
+    .default([])
+    .transform((given) => [given].flat().flatMap((text) => text.split(/\s+/)))
+    .pipe(
+      z.array(
+        z
+          .string()
+          .regex(/^(stuns?|turns?):[^,]+(,[^,]*,[^,]*)?$/, 'write stun:HOST:PORT or turn:HOST:PORT,USER,PASSWORD'),
+      ),
+    ),
 });
 type Options = z.infer<typeof schema>;
 
@@ -48,7 +58,7 @@ const monitor = command({
       ...(options.token === undefined ? {} : { token: options.token }),
       ...(options.state === undefined ? {} : { stateDir: options.state }),
       ...(options.publicHost === undefined ? {} : { publicHost: options.publicHost }),
-      iceServers: options.ice.filter((text) => text !== '').map(parseIceServer),
+      iceServers: options.ice.map(parseIceServer),
       emit,
     });
     explain(options, server, say);

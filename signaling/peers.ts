@@ -5,7 +5,7 @@ import { MeshError, toMeshError } from '../runtime/errors.ts';
 import type { Emit, MeshEvent } from '../runtime/events.ts';
 import { openRecord, randomText } from '../runtime/mesh/identity.ts';
 import type { PeerId } from '../runtime/wire/ids.ts';
-import type { replies } from '../runtime/wire/monitor-messages.ts';
+import { MAX_EVENT_CHARACTERS, type replies } from '../runtime/wire/monitor-messages.ts';
 import type { SignedRecord } from '../runtime/wire/records.ts';
 import { checkJoin, createTokenCheck, JOIN_WITHIN_MS } from './auth.ts';
 import { ChangeFeed, type ChangeBatch } from './change-feed.ts';
@@ -17,6 +17,9 @@ import { Session, type Handlers, type Payload } from './session.ts';
 export type IceServer = z.infer<typeof replies.join>['iceServers'][number];
 
 const SWEEP_EVERY_MS = 250;
+/** What an answer or a batch counts for against the sender's rate of messages. */
+const RECORDS_PER_MESSAGE = 16;
+const EVENTS_PER_MESSAGE = 8;
 const MAX_PREFIXES = 64;
 const MAX_PEERS = 5_000;
 
@@ -83,13 +86,13 @@ export class Peers {
         for (const name of names) if (session.peer) this.directory.withdraw(session.peer, name, 'withdrawn');
         return {};
       },
-      discover: ({ prefix }) => this.#found(prefix),
+      discover: ({ prefix }) => this.#found(session, prefix),
       watch: ({ prefix }) => this.#watch(session, prefix),
       signal: (payload) => passSignal(session, payload, (peer) => this.#sessions.get(peer)),
       relay: (payload) => passBytes(session, payload, (peer) => this.#sessions.get(peer)),
       publish: ({ events }) => {
-        session.charge(events.length / 8, 0);
-        if (session.peer) this.#feed.add(session.peer, events);
+        session.charge(events.length / EVENTS_PER_MESSAGE, 0);
+        if (session.peer) this.#feed.add(session.peer, events.filter(isShort));
         return {};
       },
       observe: () => this.#observe(session),
@@ -166,8 +169,10 @@ export class Peers {
     }
   }
 
-  #found(prefix: string): { records: SignedRecord[] } {
-    return { records: this.directory.find(prefix).map(({ signed }) => signed) };
+  #found(session: Session, prefix: string): { records: SignedRecord[] } {
+    const records = this.directory.find(prefix).map(({ signed }) => signed);
+    session.charge(records.length / RECORDS_PER_MESSAGE, 0);
+    return { records };
   }
 
   #watch(session: Session, prefix: string): object {
@@ -175,7 +180,7 @@ export class Peers {
       throw new MeshError('too-large', `A peer watches up to ${MAX_PREFIXES} prefixes.`, 'Watch a shorter prefix.');
     this.#changes.flush(); // so that the answer is newer than every change sent before it
     session.prefixes.add(prefix);
-    return this.#found(prefix);
+    return this.#found(session, prefix);
   }
 
   #observe(session: Session): object {
@@ -206,6 +211,8 @@ export class Peers {
     this.#options.emit(event);
   }
 }
+
+const isShort = (event: object): boolean => JSON.stringify(event).length <= MAX_EVENT_CHARACTERS;
 
 /** The name that a record claims, for a message about it; it may be anything. */
 function nameOf(signed: SignedRecord): string {

@@ -18,6 +18,8 @@ import { createHostCheck, createWebPage, isOwnOrigin } from './web-page.ts';
 export const DEFAULT_PORT = 50_000;
 /** How many ports above the wanted one are tried where the port may move. */
 const PORTS_TRIED = 20;
+/** Joined or not. */
+const MAX_SOCKETS = 6_000;
 /** Connections that have not ended by then are cut when the monitor closes. */
 const CLOSE_WITHIN_MS = 300;
 const LOOPBACK = new Set(['127.0.0.1', '::1', 'localhost']);
@@ -99,7 +101,8 @@ export async function createMonitor(options: MonitorOptions = {}): Promise<Monit
     connectTimeout: 5_000,
     pingInterval: 5_000,
     pingTimeout: 10_000,
-    allowRequest: (request, decide) => decide(null, isHost(request.headers.host) && isOwnOrigin(request)),
+    allowRequest: (request, decide) =>
+      decide(null, isHost(request.headers.host) && isOwnOrigin(request) && io.engine.clientsCount < MAX_SOCKETS),
   });
   io.on('connection', (socket) => peers.admit(socket));
   io.engine.on('connection', (raw: { request: unknown }) => {

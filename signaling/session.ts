@@ -48,7 +48,7 @@ export class Session {
 
   /** Hands a message over, unless the peer reads so slowly that it would pile up here: then false. */
   send(name: string, payload: object): boolean {
-    if ((this.#raw()?.bufferedAmount ?? 0) > MAX_WAITING_BYTES) return false;
+    if (this.#isClogged()) return false;
     this.socket.emit(name, payload);
     return true;
   }
@@ -65,7 +65,12 @@ export class Session {
   async #receive(handlers: Handlers, name: string, args: unknown[]): Promise<void> {
     this.charge(1, 0);
     const last = args.at(-1);
-    const acknowledge = typeof last === 'function' ? (last as (reply: object) => void) : () => undefined;
+    const acknowledge = (reply: object) => {
+      if (typeof last !== 'function') return;
+      if (this.#isClogged())
+        this.socket.disconnect(true); // it asks without reading the answers
+      else last(reply);
+    };
     try {
       if (!isMessage(name)) throw malformed(`There is no message named ${JSON.stringify(name.slice(0, 40))}.`);
       if (this.peer === null && name !== 'join')
@@ -82,6 +87,10 @@ export class Session {
       acknowledge({ ok: false, error: error.toShape() });
       if (error.code === 'malformed' || error.code === 'unauthorized') this.#strike();
     }
+  }
+
+  #isClogged(): boolean {
+    return (this.#raw()?.bufferedAmount ?? 0) > MAX_WAITING_BYTES;
   }
 
   #strike(): void {

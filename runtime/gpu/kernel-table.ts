@@ -22,8 +22,11 @@ const matmulSizes = { M: 'u32', N: 'u32', K: 'u32' } as const;
 
 export const kernelTable = {
   'matmul-nt': { outputs: 1, inputs: 3, sizes: matmulSizes, workgroup: 64, variants: plain },
+  'matmul-nt-vec4': { outputs: 1, inputs: 3, sizes: matmulSizes, workgroup: 64, variants: plain },
   'matmul-nn': { outputs: 1, inputs: 2, sizes: matmulSizes, workgroup: 64, variants: plain },
+  'matmul-nn-vec4': { outputs: 1, inputs: 2, sizes: matmulSizes, workgroup: 64, variants: plain },
   'matmul-tn': { outputs: 1, inputs: 2, sizes: matmulSizes, workgroup: 64, variants: plain },
+  'matmul-tn-vec4': { outputs: 1, inputs: 2, sizes: matmulSizes, workgroup: 64, variants: plain },
   'bias-backward': { outputs: 1, inputs: 1, sizes: { M: 'u32', N: 'u32' }, workgroup: 64, variants: plain },
   relu: { outputs: 1, inputs: 1, sizes: { count: 'u32' }, workgroup: 64, variants: plain },
   'relu-backward': { outputs: 1, inputs: 2, sizes: { count: 'u32' }, workgroup: 64, variants: plain },

@@ -12,24 +12,33 @@ export interface MatmulShape {
 /** Rows and columns of the result that one workgroup computes. */
 const TILE = 32;
 
-export const matmulUses: readonly KernelUse[] = (['matmul-nt', 'matmul-nn', 'matmul-tn'] as const).map((kernel) => ({
-  kernel,
-  overrides: {},
-}));
+const use = (kernel: KernelUse['kernel']): KernelUse => ({ kernel, overrides: {} });
+
+/** Both kernels of each product: which one runs depends on the batch too, so both are ready. */
+export const matmulUses: readonly KernelUse[] = [
+  use('matmul-nt'),
+  use('matmul-nt-vec4'),
+  use('matmul-nn'),
+  use('matmul-nn-vec4'),
+  use('matmul-tn'),
+  use('matmul-tn-vec4'),
+];
 
 const tiles = ({ M, N }: MatmulShape): number => Math.ceil(M / TILE) * Math.ceil(N / TILE);
 
+const areFours = (...sizes: number[]): boolean => sizes.every((size) => size % 4 === 0);
+
 /** y (M, N) = x (M, K) · wᵀ + b, w (N, K), b (N) */
 export function matmulNt(recorder: Recorder, y: Slice, x: Slice, w: Slice, b: Slice, shape: MatmulShape): void {
-  recorder.dispatch('matmul-nt', {}, [y, x, w, b], shape, tiles(shape));
+  recorder.dispatch(areFours(shape.K) ? 'matmul-nt-vec4' : 'matmul-nt', {}, [y, x, w, b], shape, tiles(shape));
 }
 
 /** dx (M, N) = dy (M, K) · w (K, N) */
 export function matmulNn(recorder: Recorder, dx: Slice, dy: Slice, w: Slice, shape: MatmulShape): void {
-  recorder.dispatch('matmul-nn', {}, [dx, dy, w], shape, tiles(shape));
+  recorder.dispatch(areFours(shape.N, shape.K) ? 'matmul-nn-vec4' : 'matmul-nn', {}, [dx, dy, w], shape, tiles(shape));
 }
 
 /** dw (M, N) += dyᵀ · x, dy (K, M), x (K, N) */
 export function matmulTn(recorder: Recorder, dw: Slice, dy: Slice, x: Slice, shape: MatmulShape): void {
-  recorder.dispatch('matmul-tn', {}, [dw, dy, x], shape, tiles(shape));
+  recorder.dispatch(areFours(shape.M, shape.N) ? 'matmul-tn-vec4' : 'matmul-tn', {}, [dw, dy, x], shape, tiles(shape));
 }

@@ -62,7 +62,7 @@ export function crossEntropy(
 
 export const sgdUse = (hasMomentum: boolean): KernelUse => use('sgd', { MOMENTUM: hasMomentum });
 
-/** One step on w, m, dw (count each) unless flag (1) is set; `m` is any buffer where there is no momentum. */
+/** One step on w, m, dw (count each, a multiple of 4) unless flag (1) is set; `m` is any buffer where there is no momentum. */
 export function sgd(
   recorder: Recorder,
   state: { w: Slice; m: Slice; dw: Slice },
@@ -81,14 +81,20 @@ export function sgd(
 
 export const adamwUse = use('adamw');
 
-/** One step on w, m, v, dw (count each) unless flag (1) is set. */
+/** One step on w, m, v, dw (count each, a multiple of 4) unless flag (1) is set. */
 export function adamw(
   recorder: Recorder,
   state: { w: Slice; m: Slice; v: Slice; dw: Slice },
   flag: Slice,
   sizes: KernelSizes<'adamw'>,
 ): void {
-  recorder.dispatch('adamw', {}, [state.w, state.m, state.v, state.dw, flag], sizes, workgroups('adamw', sizes.count));
+  recorder.dispatch(
+    'adamw',
+    {},
+    [state.w, state.m, state.v, state.dw, flag],
+    sizes,
+    workgroups('adamw', sizes.count / 4),
+  );
 }
 
 export const weightedSumUses = [use('weighted-sum', { ADD: false }), use('weighted-sum', { ADD: true })];
@@ -120,5 +126,6 @@ export const finiteCheckUse = use('finite-check');
 
 /** flag (1) becomes 1 where any of x (count) is NaN or infinite */
 export function finiteCheck(recorder: Recorder, flag: Slice, x: Slice, count: number): void {
-  recorder.dispatch('finite-check', {}, [flag, x], { count }, workgroups('finite-check', count));
+  // Beyond 256 workgroups each invocation takes more: a workgroup costs more than the few elements it would check.
+  recorder.dispatch('finite-check', {}, [flag, x], { count }, Math.min(256, workgroups('finite-check', count)));
 }

@@ -1,5 +1,6 @@
 // Events on their way to the monitor: bounded, in batches below the monitor's message limit. What does not fit is counted.
 import type { MeshEvent } from '../events.ts';
+import { MAX_EVENT_CHARACTERS } from '../wire/monitor-messages.ts';
 
 const MAX_WAITING = 500;
 const MAX_BATCH_EVENTS = 256;
@@ -13,7 +14,7 @@ export class EventOutbox {
   add(events: readonly MeshEvent[]): void {
     for (const event of events) {
       const characters = JSON.stringify(event).length;
-      if (characters > MAX_BATCH_CHARACTERS) this.#dropped += 1;
+      if (characters > MAX_EVENT_CHARACTERS) this.#dropped += 1;
       else this.#waiting.push({ event, characters });
     }
     const surplus = this.#waiting.length - MAX_WAITING;

@@ -169,7 +169,7 @@ export class MonitorConnection {
       const parsed = monitorMessages.challenge.safeParse(payload);
       if (!parsed.success)
         throw new MeshError(
-          'unreachable',
+          'malformed',
           `The monitor at ${target.url} speaks another version of the protocol.`,
           'Update this peer or the monitor, so that both are of the same version.',
         );
@@ -193,7 +193,8 @@ export class MonitorConnection {
       this.#firstJoin.resolve();
     } catch (cause) {
       const error = toMeshError(cause);
-      if (this.#state === 'starting' && error.code !== 'deadline') this.#firstJoin.reject(error);
+      const mayPass = error.code === 'deadline' || error.code === 'unreachable';
+      if (this.#state === 'starting' && !mayPass) this.#firstJoin.reject(error);
       else this.#drop(error.message);
     }
   }
@@ -253,7 +254,7 @@ const unreachable = (url: string, why: string): MeshError =>
   new MeshError(
     'unreachable',
     `The monitor at ${url} cannot be reached: ${why}.`,
-    'Check that it runs (node signaling/main.ts), that the link is its newest one, and that no firewall is between.',
+    'Check that it runs (node signaling/main.ts), that the link is its newest one and whole (in single quotes on a command line), and that no firewall is between.',
   );
 
 /** The error beneath Socket.IO's "websocket error"; a browser does not tell. */

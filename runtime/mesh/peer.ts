@@ -15,6 +15,8 @@ import { webrtcTransport } from './webrtc.ts';
 export interface PeerOptions {
   /** The monitor to join; null for a mesh without one (links by local or known TCP addresses only). */
   target: JoinTarget | null;
+  /** The mesh's token, where there is no join link to hold it. */
+  token?: string;
   role: Role;
   emit: Emit;
   signal?: AbortSignal;
@@ -60,7 +62,7 @@ export async function joinMesh(options: PeerOptions): Promise<Peer> {
   const links = new Links({
     ...options.links,
     identity,
-    token: target?.token ?? randomText(),
+    token: target?.token ?? options.token ?? randomText(),
     transports,
     handlers,
     emit,

@@ -41,7 +41,7 @@ export async function optimizerStep(
   let reading: Promise<Uint8Array<ArrayBuffer>[]>;
   try {
     const flag = borrowed.take(4);
-    const spare = borrowed.take(4);
+    const spare = borrowed.take(16);
     reading = gpu.submit((recorder) => {
       recorder.clear(flag);
       recorder.read(flag);

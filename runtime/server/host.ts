@@ -101,8 +101,9 @@ export class StageHost {
       return stage;
     };
     return {
-      'stage.open': async ({ uid, ...body }, _tensors, context) => {
+      'stage.open': async ({ uid, ...body }, weights, context) => {
         const run = await at(uid).open(body, context.peer);
+        if (weights.size > 0) await this.#options.compute.write(run.handle, 'weights', weights);
         return { body: { info: run.info, step: run.step } };
       },
       'stage.adopt': (body, _tensors, context) => exchange.adopt(at(body.uid), body, context.peer, context),

@@ -6,6 +6,8 @@ import { signedRecordSchema } from './records.ts';
 
 /** Largest binary message that the relay passes on. */
 export const MAX_RELAY_BYTES = 64 * 1024 + 64;
+/** Longest event, as JSON, that the monitor keeps for its observers. */
+export const MAX_EVENT_CHARACTERS = 16 * 1024;
 const prefix = z.string().max(100);
 
 export const challengeSchema = z.strictObject({

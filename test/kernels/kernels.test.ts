@@ -158,13 +158,13 @@ test('squared-norm (1e-6) and finite-check (exact)', async () => {
 });
 
 test('optimizers do nothing where the flag is set', async () => {
-  const [w, m, v, dw, flag] = [noise(65, 13), noise(65, 14), noise(65, 15), noise(65, 16), Uint32Array.of(1)];
+  const [w, m, v, dw, flag] = [noise(68, 13), noise(68, 14), noise(68, 15), noise(68, 16), Uint32Array.of(1)];
   const afterSgd = await runOn(gpu, [w, m, dw, flag], 3, (r, [wS, mS, dwS, f]) => {
-    if (wS && mS && dwS && f) ops.sgd(r, { w: wS, m: mS, dw: dwS }, f, { count: 65, lr: 0.1, momentum: 0.9, decay: 0.1 });
+    if (wS && mS && dwS && f) ops.sgd(r, { w: wS, m: mS, dw: dwS }, f, { count: 68, lr: 0.1, momentum: 0.9, decay: 0.1 });
   });
   assert.deepEqual(afterSgd, [w, m, dw]);
   const afterAdam = await runOn(gpu, [w, m, v, dw, flag], 4, (r, [wS, mS, vS, dwS, f]) => {
-    const sizes = { count: 65, beta1: 0.9, beta2: 0.9, gain1: 0.1, gain2: 0.1, eps: 1e-8, keep: 1, rate: 1, correction: 1 };
+    const sizes = { count: 68, beta1: 0.9, beta2: 0.9, gain1: 0.1, gain2: 0.1, eps: 1e-8, keep: 1, rate: 1, correction: 1 };
     if (wS && mS && vS && dwS && f) ops.adamw(r, { w: wS, m: mS, v: vS, dw: dwS }, f, sizes);
   });
   assert.deepEqual(afterAdam, [w, m, v, dw]);

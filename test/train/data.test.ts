@@ -153,7 +153,7 @@ describe('data sets and batches', () => {
   });
 
   it('loads MNIST whole', async () => {
-    const { train, test } = await loadDataset({ kind: 'mnist' });
+    const { train, test } = await loadDataset('mnist');
     assert.deepEqual([train.rows, test.rows, train.inputShape, train.classes], [60_000, 10_000, [784], 10]);
     assert.deepEqual([...train.labels.subarray(0, 5)], [5, 0, 4, 1, 9]);
     const pixels = f32Of(batch(train, epochOrder(train.rows, 0, 0).subarray(0, 2000)).x);
@@ -162,8 +162,7 @@ describe('data sets and batches', () => {
   });
 
   it('names the file that is missing', async () => {
-    const [images, labels] = ['/nowhere/images', '/nowhere/labels'];
-    const files = { trainImages: images, trainLabels: labels, testImages: images, testLabels: labels };
-    await assert.rejects(loadDataset({ kind: 'idx', ...files }), /\/nowhere\//);
+    const pair = { images: '/nowhere/images', labels: '/nowhere/labels' };
+    await assert.rejects(loadDataset({ name: 'x', train: pair, test: pair }), /\/nowhere\//);
   });
 });

@@ -1,0 +1,16 @@
+// The command line: every command of the product behind one name.
+import { Command } from 'commander';
+import { runCommand } from './command.ts';
+import { serve } from './serve.ts';
+import { step } from './step.ts';
+import { train } from './train.ts';
+
+const program = new Command('skein')
+  .description('A compute mesh on WebGPU: train one model across unequal machines.')
+  .exitOverride()
+  .showSuggestionAfterError()
+  .addCommand(serve)
+  .addCommand(train)
+  .addCommand(step);
+
+await runCommand(program);

@@ -1,0 +1,311 @@
+// One training step from files to a file: the door for comparing with any other framework. The stages are peers of their own that
+// talk over links, as in a mesh.
+import { readFile } from 'node:fs/promises';
+import { z } from 'zod';
+import { modelSpecSchema, optimizerSpecSchema, type ModelSpec, type OptimizerSpec } from '../runtime/compute.ts';
+import { MeshError, toMeshError } from '../runtime/errors.ts';
+import type { Emit } from '../runtime/events.ts';
+import { LocalHub } from '../runtime/mesh/local.ts';
+import { joinMesh, type Peer } from '../runtime/mesh/peer.ts';
+import { randomText } from '../runtime/mesh/identity.ts';
+import { layerCount, splitLayers, stageInfo } from '../runtime/model/spec.ts';
+import { decode } from '../runtime/safetensors.ts';
+import { StageHost } from '../runtime/server/host.ts';
+import { f32Tensor, i32Of, i32Tensor, type Tensor, type Tensors } from '../runtime/tensor.ts';
+import { stageNames } from '../runtime/train/config.ts';
+import { parseUid, runIdSchema } from '../runtime/wire/ids.ts';
+import type { Replica } from '../runtime/wire/messages.ts';
+import { command, option } from './command.ts';
+import { platform } from './platform.ts';
+import { saveModel } from './train.ts';
+
+const DEADLINE_MS = 600_000;
+/** Rows with this target do not count. */
+const IGNORED = -100;
+
+const number = z.coerce.number();
+const needed = (what: string): z.ZodString => z.string({ error: `is needed: ${what}` });
+
+const schema = z.strictObject({
+  model: needed('the model spec, a JSON file'),
+  weights: needed('a safetensors file with every parameter'),
+  batch: needed('a safetensors file with x and y'),
+  out: needed('where the result goes'),
+  split: z
+    .string()
+    .regex(/^\d+(,\d+)*$/, 'is a list of layers per stage, such as 1,2')
+    .optional(),
+  optimizer: z.enum(['sgd', 'adamw']).default('sgd'),
+  lr: number.default(1e-3),
+  momentum: number.optional(),
+  beta1: number.optional(),
+  beta2: number.optional(),
+  eps: number.optional(),
+  weightDecay: number.optional(),
+});
+type Options = z.infer<typeof schema>;
+
+export const step = command({
+  name: 'step',
+  description:
+    'Run one training step from files: gradients, updated parameters and loss, to compare with other frameworks.',
+  options: [
+    option('--model <file>', 'model spec, such as {"family":"mlp","sizes":[784,64,10],"activation":"relu"}'),
+    option('--weights <file>', 'safetensors: layers.<i>.weight (out, in) and layers.<i>.bias (out)'),
+    option('--batch <file>', 'safetensors: x (B, in) f32 and y (B) i32; the loss is the mean over the batch'),
+    option('--out <file>', 'safetensors: grad.<name>, the updated <name>, and loss'),
+    option('--split <counts>', 'layers per stage, such as 1,2; the stages talk over links (default: one stage)'),
+    option('--optimizer <sgd|adamw>', 'default: sgd'),
+    option('--lr <number>', 'learning rate (default: 0.001)'),
+    option('--momentum <number>', 'sgd (default: 0)'),
+    option('--beta1 <number>', 'adamw (default: 0.9)'),
+    option('--beta2 <number>', 'adamw (default: 0.999)'),
+    option('--eps <number>', 'adamw (default: 1e-8)'),
+    option('--weight-decay <number>', 'default: 0 for sgd, 0.01 for adamw'),
+  ],
+  schema,
+  examples: [
+    'node node/cli.ts step --model spec.json --weights w.safetensors --batch b.safetensors --out o.safetensors --json',
+    'node node/cli.ts step --model spec.json --weights w.safetensors --batch b.safetensors --out o.safetensors --split 1,1 --optimizer adamw --lr 1e-3',
+  ],
+  run: async (options, { emit, signal }) => {
+    const model = await readSpec(options.model);
+    const counts = options.split?.split(',').map(Number) ?? [layerCount(model)];
+    const spans = splitLayers(model, counts);
+    const { x, y } = readBatch(await readTensors(options.batch), options.batch);
+    const weights = checkNames(model, await readTensors(options.weights), options.weights);
+    const rows = y.shape[0] ?? 0;
+    const counted = i32Of(y).reduce((sum, target) => sum + (target === IGNORED ? 0 : 1), 0);
+    if (counted === 0)
+      throw new MeshError(
+        'bad-file',
+        `${options.batch}: y has no target that counts.`,
+        'Give at least one target that is not -100.',
+      );
+    const mesh = await localMesh(spans.length, emit);
+    try {
+      const { result, loss, gradientNorm } = await oneStep({
+        mesh,
+        model,
+        spans,
+        optimizer: optimizerOf(options),
+        weights,
+        x,
+        y,
+        scale: 1 / counted,
+        signal,
+      });
+      result.set('loss', f32Tensor([], new Float32Array([loss])));
+      const out = await saveModel(options.out, result);
+      emit({ kind: 'step.done', loss, gradientNorm, rows, stages: spans.length, out });
+    } finally {
+      await mesh.close();
+    }
+  },
+});
+
+interface LocalMesh {
+  driver: Peer;
+  replicas: Replica[];
+  close(): Promise<void>;
+}
+
+/** A peer for each stage and one that drives them, linked; one worker serves them all. */
+async function localMesh(stages: number, emit: Emit): Promise<LocalMesh> {
+  const hub = new LocalHub();
+  const token = randomText();
+  const quiet: Emit = (event) => {
+    if (event.kind === 'log' || event.kind === 'frame.rejected') emit(event);
+  };
+  const worker = await platform.startCompute();
+  const gpu = await worker.compute.describe();
+  const join = (): Promise<Peer> =>
+    joinMesh({ target: null, token, role: 'server', emit: quiet, transports: (self) => [hub.transport(self)] });
+  const peers: Peer[] = [];
+  const hosts: StageHost[] = [];
+  const replicas: Replica[] = [];
+  for (const name of stageNames(stages)) {
+    const peer = await join();
+    const host = new StageHost({
+      self: peer.id,
+      host: 'node',
+      compute: worker.compute,
+      gpu,
+      ask: peer.ask,
+      emit: quiet,
+      isConnected: (id) => peer.isConnected(id),
+      addresses: () => [],
+      traffic: () => peer.links.traffic(),
+    });
+    peer.serve(host.handlers);
+    const { uid } = parseUid(`${name}.0.0.0`);
+    host.add(uid);
+    peers.push(peer);
+    hosts.push(host);
+    replicas.push({ uid, peer: peer.id, addresses: [] });
+  }
+  const driver = await join();
+  return {
+    driver,
+    replicas,
+    close: async () => {
+      for (const host of hosts) host.close();
+      await Promise.all([...peers, driver].map((peer) => peer.close('done')));
+      await worker.end();
+    },
+  };
+}
+
+interface StepInput {
+  mesh: LocalMesh;
+  model: ModelSpec;
+  spans: { from: number; to: number }[];
+  optimizer: OptimizerSpec;
+  weights: Tensors;
+  x: Tensor;
+  y: Tensor;
+  scale: number;
+  signal: AbortSignal;
+}
+
+async function oneStep(input: StepInput): Promise<{ result: Map<string, Tensor>; loss: number; gradientNorm: number }> {
+  const { mesh, model, spans, weights, x, y, scale, signal } = input;
+  const { ask } = mesh.driver;
+  const run = runIdSchema.parse('step');
+  const options = { deadlineMs: DEADLINE_MS, signal };
+  const each = <T>(work: (replica: Replica, span: { from: number; to: number }) => Promise<T>): Promise<T[]> =>
+    Promise.all(mesh.replicas.map((replica, i) => work(replica, spans[i] ?? { from: 0, to: 0 })));
+  await each((replica, span) => {
+    const own = new Map(
+      stageInfo(model, span.from, span.to)
+        .parameters.map(({ name }) => [name, weights.get(name)] as const)
+        .filter((entry): entry is [string, Tensor] => entry[1] !== undefined),
+    );
+    const spec = { model, ...span, seed: 0, optimizer: input.optimizer };
+    return ask(
+      replica,
+      'stage.open',
+      { uid: replica.uid, run, spec, mode: 'sync', accumulate: 1 },
+      { ...options, tensors: own },
+    );
+  });
+  const [first, ...rest] = mesh.replicas;
+  if (!first) throw new MeshError('internal', 'A step without stages.', 'This is a defect: please report it.');
+  const at = { run, step: 0, attempt: 0 };
+  const key = { run, trainer: 'step', step: 0, microbatch: 0 };
+  const forward = await ask(
+    first,
+    'stage.forward',
+    { ...at, uid: first.uid, key, scale, route: rest.map((replica) => [replica]) },
+    {
+      ...options,
+      tensors: new Map([
+        ['x', x],
+        ['y', y],
+      ]),
+    },
+  );
+  const result = new Map<string, Tensor>();
+  const norms = await each(async (replica) => {
+    const { uid } = replica;
+    await ask(replica, 'stage.reduce', { ...at, uid, members: [{ replica, microbatches: [0] }] }, options);
+    const gradients = await ask(replica, 'stage.gradients', { ...at, uid, microbatches: [0] }, options);
+    for (const [name, tensor] of gradients.tensors) result.set(`grad.${name}`, tensor);
+    const applied = await ask(replica, 'stage.apply', { ...at, uid }, options);
+    const updated = await ask(replica, 'stage.pull', { uid, run, state: 'weights' }, options);
+    for (const [name, tensor] of updated.tensors) result.set(name, tensor);
+    return applied.body.gradientNorm;
+  });
+  return { result, loss: forward.body.loss, gradientNorm: Math.hypot(...norms) };
+}
+
+function optimizerOf(options: Options): OptimizerSpec {
+  const { lr, momentum, beta1, beta2, eps, weightDecay } = options;
+  const given = options.optimizer === 'sgd' ? { momentum, weightDecay } : { beta1, beta2, eps, weightDecay };
+  const foreign = options.optimizer === 'sgd' ? { beta1, beta2, eps } : { momentum };
+  for (const [name, value] of Object.entries(foreign))
+    if (value !== undefined)
+      throw new MeshError(
+        'usage',
+        `--${name} is no option of ${options.optimizer}.`,
+        'Leave it out, or choose the other --optimizer.',
+      );
+  const parsed = optimizerSpecSchema.safeParse({
+    name: options.optimizer,
+    lr,
+    ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)),
+  });
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  throw new MeshError(
+    'usage',
+    `The optimizer is wrong: ${issue?.path.join('.') ?? ''}: ${issue?.message ?? ''}.`,
+    'See --help for what each option takes.',
+  );
+}
+
+async function readSpec(file: string): Promise<ModelSpec> {
+  const text = await readBytes(file);
+  try {
+    return modelSpecSchema.parse(JSON.parse(new TextDecoder().decode(text)));
+  } catch (cause) {
+    const why =
+      cause instanceof z.ZodError
+        ? cause.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; ')
+        : String((cause as Error).message);
+    throw new MeshError(
+      'bad-file',
+      `${file} is no model spec: ${why}.`,
+      'It looks like {"family":"mlp","sizes":[784,64,10],"activation":"relu"}.',
+      { cause },
+    );
+  }
+}
+
+async function readTensors(file: string): Promise<Map<string, Tensor>> {
+  try {
+    return decode(await readBytes(file)).tensors;
+  } catch (cause) {
+    const error = toMeshError(cause);
+    throw error.code === 'bad-file'
+      ? error
+      : new MeshError('bad-file', `${file}: ${error.message}`, 'Give a safetensors file.', { cause });
+  }
+}
+
+async function readBytes(file: string): Promise<Uint8Array<ArrayBuffer>> {
+  try {
+    return new Uint8Array(await readFile(file));
+  } catch (cause) {
+    throw new MeshError('bad-file', `${file} cannot be read: ${(cause as Error).message}.`, 'Check the path.', {
+      cause,
+    });
+  }
+}
+
+/** Targets may also be 64-bit integers, which is what PyTorch makes of them. */
+function readBatch(tensors: Map<string, Tensor>, file: string): { x: Tensor; y: Tensor } {
+  const x = tensors.get('x');
+  const y = tensors.get('y');
+  if (!x || !y)
+    throw new MeshError(
+      'bad-file',
+      `${file} holds ${[...tensors.keys()].join(', ') || 'nothing'}; x and y are needed.`,
+      'Write x (B, in) f32 and y (B) i32.',
+    );
+  if (y.dtype !== 'i64') return { x, y };
+  const data = y.data.slice();
+  return { x, y: i32Tensor(y.shape, Int32Array.from(new BigInt64Array(data.buffer), Number)) };
+}
+
+function checkNames(model: ModelSpec, weights: Map<string, Tensor>, file: string): Tensors {
+  const names = new Set(stageInfo(model, 0, layerCount(model)).parameters.map(({ name }) => name));
+  const missing = [...names].filter((name) => !weights.has(name));
+  const unknown = [...weights.keys()].filter((name) => !names.has(name));
+  if (missing.length === 0 && unknown.length === 0) return weights;
+  throw new MeshError(
+    'bad-file',
+    `${file} does not fit the model: missing ${missing.join(', ') || 'nothing'}; unknown ${unknown.join(', ') || 'nothing'}.`,
+    'Write every parameter of the spec and nothing else.',
+  );
+}
