@@ -89,7 +89,12 @@ module.exports = {
       { path: '^signaling/' },
       { path: '^(node/(?!command\\.ts$)|web/|test/)' },
     ),
-    forbidden('web', 'The page stands on the runtime.', { path: '^web/' }, { path: '^(node|signaling|test)/' }),
+    forbidden(
+      'web',
+      'The page stands on the runtime.',
+      { path: '^web/' },
+      { path: '^(node|signaling|test)/', dependencyTypesNot: ['aliased-subpath-import'] },
+    ),
     forbidden('node', 'node/ stands on the runtime and the monitor.', { path: '^node/' }, { path: '^(web|test)/' }),
   ],
   options: {

@@ -4,7 +4,8 @@ import { Command, CommanderError, Option } from 'commander';
 import type { z } from 'zod';
 import { exitCodeOf, MeshError, toMeshError } from '../runtime/errors.ts';
 import type { Emit } from '../runtime/events.ts';
-import { lineOf, withoutControls } from './event-lines.ts';
+import { withoutControls } from './event-lines.ts';
+import { terminal } from './terminal.ts';
 
 export interface CommandContext {
   /** Prints an event: a line for people, and with --json the event itself. */
@@ -80,6 +81,7 @@ async function perform<Options>(
   };
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
+  process.on('disconnect', onSignal); // the process that started this one is gone
   try {
     const code = await spec.run(parseOptions(spec.schema, given), createContext(controller.signal, isJson));
     return code ?? (controller.signal.aborted ? 130 : 0);
@@ -89,16 +91,16 @@ async function perform<Options>(
   } finally {
     process.off('SIGINT', onSignal);
     process.off('SIGTERM', onSignal);
+    process.off('disconnect', onSignal);
   }
 }
 
 function createContext(signal: AbortSignal, isJson: boolean): CommandContext {
-  const say = (line: string) => void process.stderr.write(`${line}\n`);
+  const { say, show } = terminal(process.stderr);
   const print = (line: string) => void process.stdout.write(`${line}\n`);
   const emit: Emit = (event) => {
     if (isJson) print(JSON.stringify(event));
-    const line = lineOf(event);
-    if (line !== null) say(line);
+    show(event);
   };
   return { emit, say, print, signal, isJson };
 }

@@ -74,7 +74,7 @@ function installPackages() {
   const lock = readJson(join(ROOT, 'package-lock.json'));
   const installed = readJson(join(ROOT, 'node_modules/.package-lock.json'));
   if (isInstalled(lock, installed)) return;
-  const args = [lock === null ? 'install' : 'ci', '--ignore-scripts', '--no-audit', '--no-fund'];
+  const args = [lock === null ? 'install' : 'ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
   // npm must not run under the Node inside node_modules, which it is about to replace.
   const path = (process.env.PATH ?? '').split(delimiter).filter((folder) => !folder.includes('node_modules'));
   const env = { ...process.env, PATH: path.join(delimiter) };

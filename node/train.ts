@@ -86,7 +86,10 @@ export async function trainOnce(
   { emit: show, signal }: Pick<CommandContext, 'emit' | 'signal'>,
 ): Promise<EventOf<'run.done'>> {
   const bus = new EventBus();
-  bus.on(show);
+  // The end of the run is the last thing to be said.
+  bus.on((event) => {
+    if (event.kind !== 'run.done') show(event);
+  });
   const log = options.log === undefined ? null : createWriteStream(options.log);
   if (log) bus.on((event) => log.write(`${JSON.stringify({ time: Date.now(), ...event })}\n`));
   const data = await loadRunData(options.config, signal);

@@ -7,14 +7,17 @@ import type { Platform } from '../runtime/platform.ts';
 import type { RemoteCompute } from '../runtime/worker.ts';
 
 const files = import.meta.glob<string>('../kernels/*.wgsl', { query: '?raw', import: 'default', eager: true });
-const kernels = new Map(Object.entries(files).map(([path, text]) => [path.slice('../kernels/'.length, -'.wgsl'.length), text]));
+const kernels = new Map(
+  Object.entries(files).map(([path, text]) => [path.slice('../kernels/'.length, -'.wgsl'.length), text]),
+);
 
 export const platform: Platform = {
   host: 'browser',
 
   kernelSource(name) {
     const text = kernels.get(name);
-    if (text === undefined) throw new MeshError('internal', `There is no kernels/${name}.wgsl in this page.`, 'Reload the page.');
+    if (text === undefined)
+      throw new MeshError('internal', `There is no kernels/${name}.wgsl in this page.`, 'Reload the page.');
     return text;
   },
 
@@ -25,13 +28,15 @@ export const platform: Platform = {
   gpuMissing() {
     if (!globalThis.isSecureContext)
       return 'This page came over plain http, where browsers switch WebGPU off. Open it over https, or on the machine itself as http://localhost.';
-    if (!('gpu' in navigator))
-      return 'This browser has no WebGPU. Use a current Chrome, Edge, Safari or Firefox.';
+    if (!('gpu' in navigator)) return 'This browser has no WebGPU. Use a current Chrome, Edge, Safari or Firefox.';
     return "WebGPU is there, but no GPU is offered: switch on hardware acceleration in the browser's settings, update the graphics driver, or see chrome://gpu.";
   },
 
   startCompute() {
-    const worker = new Worker(new URL('./compute-worker.ts', import.meta.url), { type: 'module', name: 'skein-compute' });
+    const worker = new Worker(new URL('./compute-worker.ts', import.meta.url), {
+      type: 'module',
+      name: 'skein-compute',
+    });
     let settle: (reason: string) => void = () => {};
     const died = new Promise<string>((resolve) => {
       settle = resolve;

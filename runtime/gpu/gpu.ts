@@ -83,7 +83,8 @@ export class Gpu {
     result.catch(() => {}); // where both fail, the scope's error is the reason and the other its consequence
     try {
       await errors;
-      if (this.#stray.length > 0) throw this.#stray.splice(0)[0];
+      const [stray] = this.#stray.splice(0);
+      if (stray !== undefined) throw stray;
     } catch (cause) {
       this.pool.distrust(fresh);
       await Promise.allSettled([result]);

@@ -240,6 +240,7 @@ export class Links {
     if (!channels || at < 0) return;
     channels.splice(at, 1);
     if (channels.length === 0) this.#channels.delete(channel.peer);
+    if (this.#stop.signal.aborted) return;
     this.#options.emit({ kind: 'link.down', peer: channel.peer, transport: channel.transport, reason: error.message });
   }
 

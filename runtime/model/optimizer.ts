@@ -16,7 +16,8 @@ import {
   squaredNorm,
   squaredNormUse,
 } from '../gpu/ops.ts';
-import type { TensorSet } from './weights.ts';
+import { i32Of, type Tensor, type Tensors } from '../tensor.ts';
+import { checkTensor, type TensorSet } from './weights.ts';
 
 export interface OptimizerState {
   weights: TensorSet;
@@ -108,4 +109,16 @@ function update(
     default:
       spec satisfies never;
   }
+}
+
+/** Takes the step counter out of an optimizer's state. Throws `malformed` unless it is one i32 of at least 0. */
+export function takeSteps(tensors: Tensors): { floats: Map<string, Tensor>; steps: number } {
+  const floats = new Map(tensors);
+  const step = floats.get('step');
+  if (step === undefined) throw new MeshError('malformed', "The optimizer's state lacks its step.", 'Send all of it.');
+  checkTensor('step', step, [1], 'i32');
+  const steps = i32Of(step)[0] ?? -1;
+  if (steps < 0) throw new MeshError('malformed', `The optimizer's step is ${steps}.`, 'It counts steps from 0.');
+  floats.delete('step');
+  return { floats, steps };
 }

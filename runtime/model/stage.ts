@@ -5,13 +5,13 @@ import { MeshError } from '../errors.ts';
 import { Borrowed, type Slice } from '../gpu/buffers.ts';
 import type { Gpu, Recorder } from '../gpu/gpu.ts';
 import { crossEntropy, crossEntropyUse, finiteCheckUse, weightedSumUses } from '../gpu/ops.ts';
-import { i32Of, i32Tensor, type Tensor, type Tensors } from '../tensor.ts';
+import { i32Tensor, type Tensor, type Tensors } from '../tensor.ts';
 import { checkInput, checkTargets } from './inputs.ts';
 import type { Layer, Pass } from './layers.ts';
 import { initialValues, mlpLayers } from './mlp.ts';
-import { optimizerStep, optimizerUses } from './optimizer.ts';
+import { optimizerStep, optimizerUses, takeSteps } from './optimizer.ts';
 import { momentNames, stageInfo } from './spec.ts';
-import { TensorSet, checkTensor, checkTensors, combineInto, layoutOf, readSets, writeSets } from './weights.ts';
+import { TensorSet, checkTensors, combineInto, layoutOf, readSets, writeSets } from './weights.ts';
 
 interface Kept {
   rows: number;
@@ -190,18 +190,7 @@ export class Stage {
   }
 
   async write(kind: StateKind, tensors: Tensors): Promise<void> {
-    const floats = new Map(tensors);
-    let steps = this.#steps;
-    if (kind === 'optimizer') {
-      const step = floats.get('step');
-      if (step === undefined) checkTensors([{ name: 'step', shape: [1] }], new Map());
-      else {
-        checkTensor('step', step, [1], 'i32');
-        steps = i32Of(step)[0] ?? -1;
-        if (steps < 0) throw new MeshError('malformed', `The optimizer's step is ${steps}.`, 'It counts steps from 0.');
-      }
-      floats.delete('step');
-    }
+    const { floats, steps } = kind === 'optimizer' ? takeSteps(tensors) : { floats: tensors, steps: this.#steps };
     const sets = this.#sets(kind);
     const expected = sets.flatMap(({ suffix, set }) =>
       set.layout.entries.map(({ name, shape }) => ({ name: name + suffix, shape })),

@@ -31,7 +31,8 @@ export async function runOn(
     const bytes = await gpu.submit((recorder) => {
       arrays.forEach((array, i) => {
         const slice = slices[i];
-        if (slice !== undefined) recorder.write(slice, new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
+        if (slice !== undefined)
+          recorder.write(slice, new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
       });
       record(recorder, slices);
       for (const slice of slices.slice(0, outputs)) recorder.read(slice);

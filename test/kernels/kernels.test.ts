@@ -26,7 +26,13 @@ const SHAPES = [
 ] as const;
 const zeros = (count: number): Float32Array<ArrayBuffer> => new Float32Array(count);
 
-const close = (got: reference.Values | undefined, wanted: reference.Values, tolerance: number, what: string, scale = wanted): void => {
+const close = (
+  got: reference.Values | undefined,
+  wanted: reference.Values,
+  tolerance: number,
+  what: string,
+  scale = wanted,
+): void => {
   const error = relativeError(got ?? [], wanted, scale);
   assert.ok(error <= tolerance, `${what}: relative error ${error} > ${tolerance}`);
 };
@@ -45,12 +51,27 @@ test('products agree with the reference at any shape (1e-6)', async () => {
     const shape = { M, N, K };
     const label = `${M}×${N}×${K}`;
     const [x, w, b] = [noise(M * K, 1), noise(N * K, 2), noise(N, 3)];
-    const [y] = await runOn(gpu, [zeros(M * N), x, w, b], 1, (r, [yS, xS, wS, bS]) => yS && xS && wS && bS && matmulNt(r, yS, xS, wS, bS, shape));
+    const [y] = await runOn(
+      gpu,
+      [zeros(M * N), x, w, b],
+      1,
+      (r, [yS, xS, wS, bS]) => yS && xS && wS && bS && matmulNt(r, yS, xS, wS, bS, shape),
+    );
     close(y, reference.matmulNt(x, w, b, M, N, K), 1e-6, `matmul-nt ${label}`);
-    const [dx] = await runOn(gpu, [zeros(M * N), x, w], 1, (r, [dxS, dyS, wS]) => dxS && dyS && wS && matmulNn(r, dxS, dyS, wS, shape));
+    const [dx] = await runOn(
+      gpu,
+      [zeros(M * N), x, w],
+      1,
+      (r, [dxS, dyS, wS]) => dxS && dyS && wS && matmulNn(r, dxS, dyS, wS, shape),
+    );
     close(dx, reference.matmulNn(x, w, M, N, K), 1e-6, `matmul-nn ${label}`);
     const before = noise(M * N, 4);
-    const [dw] = await runOn(gpu, [before, x, w], 1, (r, [dwS, dyS, xS]) => dwS && dyS && xS && matmulTn(r, dwS, dyS, xS, shape));
+    const [dw] = await runOn(
+      gpu,
+      [before, x, w],
+      1,
+      (r, [dwS, dyS, xS]) => dwS && dyS && xS && matmulTn(r, dwS, dyS, xS, shape),
+    );
     close(dw, reference.matmulTn(before, x, w, M, N, K), 1e-6, `matmul-tn ${label}`);
   }
 });
@@ -60,16 +81,47 @@ test('gradients of a linear layer agree with finite differences (1e-5)', async (
   const [x, w, b, dy] = [noise(B * I, 1), noise(O * I, 2), noise(O, 3), noise(B * O, 4)];
   const objective = (xs: reference.Values, ws: reference.Values, bs: reference.Values): number =>
     reference.matmulNt(xs, ws, bs, B, O, I).reduce((sum, y, i) => sum + y * (dy[i] ?? 0), 0);
-  const [dx] = await runOn(gpu, [zeros(B * I), dy, w], 1, (r, [o, d, ww]) => o && d && ww && matmulNn(r, o, d, ww, { M: B, N: I, K: O }));
-  close(dx, reference.gradientOf((v) => objective(v, w, b), x), 1e-5, 'dx');
-  const [dw] = await runOn(gpu, [zeros(O * I), dy, x], 1, (r, [o, d, xx]) => o && d && xx && matmulTn(r, o, d, xx, { M: O, N: I, K: B }));
-  close(dw, reference.gradientOf((v) => objective(x, v, b), w), 1e-5, 'dw');
+  const [dx] = await runOn(
+    gpu,
+    [zeros(B * I), dy, w],
+    1,
+    (r, [o, d, ww]) => o && d && ww && matmulNn(r, o, d, ww, { M: B, N: I, K: O }),
+  );
+  close(
+    dx,
+    reference.gradientOf((v) => objective(v, w, b), x),
+    1e-5,
+    'dx',
+  );
+  const [dw] = await runOn(
+    gpu,
+    [zeros(O * I), dy, x],
+    1,
+    (r, [o, d, xx]) => o && d && xx && matmulTn(r, o, d, xx, { M: O, N: I, K: B }),
+  );
+  close(
+    dw,
+    reference.gradientOf((v) => objective(x, v, b), w),
+    1e-5,
+    'dw',
+  );
   const [db] = await runOn(gpu, [zeros(O), dy], 1, (r, [o, d]) => o && d && ops.biasBackward(r, o, d, { M: B, N: O }));
-  close(db, reference.gradientOf((v) => objective(x, w, v), b), 1e-5, 'db');
+  close(
+    db,
+    reference.gradientOf((v) => objective(x, w, v), b),
+    1e-5,
+    'db',
+  );
 });
 
 test('bias-backward sums columns onto what is there (1e-6)', async () => {
-  for (const [M, N] of [[1, 1], [3, 63], [65, 64], [7, 65], [200, 10]] as const) {
+  for (const [M, N] of [
+    [1, 1],
+    [3, 63],
+    [65, 64],
+    [7, 65],
+    [200, 10],
+  ] as const) {
     const [db, dy] = [noise(N, 5), noise(M * N, 6)];
     const [got] = await runOn(gpu, [db, dy], 1, (r, [o, d]) => o && d && ops.biasBackward(r, o, d, { M, N }));
     close(got, reference.biasBackward(db, dy, M, N), 1e-6, `bias-backward ${M}×${N}`);
@@ -81,11 +133,27 @@ test('activations agree with the reference, their backward with finite differenc
     const f = reference.activations[name];
     for (const count of COUNTS) {
       const [x, dy] = [noise(count, 7, 2), noise(count, 8)];
-      const [y] = await runOn(gpu, [zeros(count), x], 1, (r, [yS, xS]) => yS && xS && ops.activate(r, name, yS, xS, count));
+      const [y] = await runOn(
+        gpu,
+        [zeros(count), x],
+        1,
+        (r, [yS, xS]) => yS && xS && ops.activate(r, name, yS, xS, count),
+      );
       close(y, Array.from(x, f), 1e-6, `${name} ${count}`, x); // in the tail 1 + erf cancels, here as in PyTorch
-      const [dx] = await runOn(gpu, [zeros(count), dy, x], 1, (r, [dxS, dyS, xS]) => dxS && dyS && xS && ops.activateBackward(r, name, dxS, dyS, xS, count));
+      const [dx] = await runOn(
+        gpu,
+        [zeros(count), dy, x],
+        1,
+        (r, [dxS, dyS, xS]) => dxS && dyS && xS && ops.activateBackward(r, name, dxS, dyS, xS, count),
+      );
       const slopes = Array.from(x, (v) => (f(v + 1e-5) - f(v - 1e-5)) / 2e-5);
-      close(dx, slopes.map((slope, i) => slope * (dy[i] ?? 0)), 1e-5, `${name}-backward ${count}`, dy);
+      close(
+        dx,
+        slopes.map((slope, i) => slope * (dy[i] ?? 0)),
+        1e-5,
+        `${name}-backward ${count}`,
+        dy,
+      );
     }
   }
 });
@@ -93,39 +161,88 @@ test('activations agree with the reference, their backward with finite differenc
 test('gelu is float-accurate from -12 to 12 and finite at any size (absolute 1e-6 of max(1, |x|))', async () => {
   const x = Float32Array.from({ length: 24001 }, (_, i) => i / 1000 - 12);
   for (const name of ['gelu', 'gelu_new'] as const) {
-    const [y] = await runOn(gpu, [zeros(x.length), x], 1, (r, [yS, xS]) => yS && xS && ops.activate(r, name, yS, xS, x.length));
-    const worst = x.reduce((most, v, i) => Math.max(most, Math.abs((y?.[i] ?? NaN) - reference.activations[name](v)) / Math.max(1, Math.abs(v))), 0);
+    const [y] = await runOn(
+      gpu,
+      [zeros(x.length), x],
+      1,
+      (r, [yS, xS]) => yS && xS && ops.activate(r, name, yS, xS, x.length),
+    );
+    const worst = x.reduce(
+      (most, v, i) =>
+        Math.max(most, Math.abs((y?.[i] ?? NaN) - reference.activations[name](v)) / Math.max(1, Math.abs(v))),
+      0,
+    );
     assert.ok(worst < 1e-6, `${name}: ${worst}`);
     const huge = Float32Array.from([-1e38, -1e20, -100, 0, 100, 1e20, 1e38]);
     const dy = huge.map(() => 1);
-    const [values] = await runOn(gpu, [zeros(7), huge], 1, (r, [yS, xS]) => yS && xS && ops.activate(r, name, yS, xS, 7));
-    assert.deepEqual([...(values ?? [])].map((v) => v + 0), [...huge].map((v) => Math.max(v, 0)));
-    const [slopes] = await runOn(gpu, [zeros(7), dy, huge], 1, (r, [o, d, xS]) => o && d && xS && ops.activateBackward(r, name, o, d, xS, 7));
-    assert.deepEqual([...(slopes ?? [])].map((v) => v + 0), [0, 0, 0, 0.5, 1, 1, 1]);
+    const [values] = await runOn(
+      gpu,
+      [zeros(7), huge],
+      1,
+      (r, [yS, xS]) => yS && xS && ops.activate(r, name, yS, xS, 7),
+    );
+    assert.deepEqual(
+      [...(values ?? [])].map((v) => v + 0),
+      [...huge].map((v) => Math.max(v, 0)),
+    );
+    const [slopes] = await runOn(
+      gpu,
+      [zeros(7), dy, huge],
+      1,
+      (r, [o, d, xS]) => o && d && xS && ops.activateBackward(r, name, o, d, xS, 7),
+    );
+    assert.deepEqual(
+      [...(slopes ?? [])].map((v) => v + 0),
+      [0, 0, 0, 0.5, 1, 1, 1],
+    );
   }
 });
 
 test('softmax-cross-entropy: loss, hits and gradient (1e-6, exact, 1e-5)', async () => {
-  for (const [M, V] of [[1, 1], [1, 10], [63, 3], [64, 10], [65, 7], [3, 1000]] as const) {
+  for (const [M, V] of [
+    [1, 1],
+    [1, 10],
+    [63, 3],
+    [64, 10],
+    [65, 7],
+    [3, 1000],
+  ] as const) {
     const logits = noise(M * V, 9, 3);
     if (V > 2) logits[1] = logits[2] = 50; // two equal maxima: the first wins
-    const targets = Int32Array.from({ length: M }, (_, m) => (m === 0 ? Math.min(1, V - 1) : m % 5 === 1 ? -100 : (m * 7) % V));
+    const targets = Int32Array.from({ length: M }, (_, m) =>
+      m === 0 ? Math.min(1, V - 1) : m % 5 === 1 ? -100 : (m * 7) % V,
+    );
     const scale = 1 / M;
-    const [dlogits, loss, correct] = await runOn(gpu, [zeros(M * V), zeros(M), zeros(M), logits, targets], 3, (r, [d, l, c, lg, t]) => {
-      if (d && l && c && lg && t) ops.crossEntropy(r, { dlogits: d, loss: l, correct: c }, lg, t, { M, V, scale });
-    });
+    const [dlogits, loss, correct] = await runOn(
+      gpu,
+      [zeros(M * V), zeros(M), zeros(M), logits, targets],
+      3,
+      (r, [d, l, c, lg, t]) => {
+        if (d && l && c && lg && t) ops.crossEntropy(r, { dlogits: d, loss: l, correct: c }, lg, t, { M, V, scale });
+      },
+    );
     close(loss, reference.crossEntropy(logits, targets, M, V), 1e-6, `loss ${M}×${V}`);
-    assert.deepEqual([...new Uint32Array(correct?.buffer ?? new ArrayBuffer(0))], reference.correctRows(logits, targets, M, V));
-    const total = (v: Float64Array): number => scale * reference.crossEntropy(v, targets, M, V).reduce((sum, row) => sum + row, 0);
+    assert.deepEqual(
+      [...new Uint32Array(correct?.buffer ?? new ArrayBuffer(0))],
+      reference.correctRows(logits, targets, M, V),
+    );
+    const total = (v: Float64Array): number =>
+      scale * reference.crossEntropy(v, targets, M, V).reduce((sum, row) => sum + row, 0);
     if (M * V <= 1000) close(dlogits, reference.gradientOf(total, logits), 1e-5, `dlogits ${M}×${V}`);
   }
 });
 
 test('softmax-cross-entropy is stable at logits of ±1e4', async () => {
   const logits = Float32Array.from([1e4, -1e4, 0, -1e4, -1e4, -1e4]);
-  const [dlogits, loss] = await runOn(gpu, [zeros(6), zeros(2), zeros(2), logits, Int32Array.of(0, 2)], 3, (r, [d, l, c, lg, t]) => {
-    if (d && l && c && lg && t) ops.crossEntropy(r, { dlogits: d, loss: l, correct: c }, lg, t, { M: 2, V: 3, scale: 1 });
-  });
+  const [dlogits, loss] = await runOn(
+    gpu,
+    [zeros(6), zeros(2), zeros(2), logits, Int32Array.of(0, 2)],
+    3,
+    (r, [d, l, c, lg, t]) => {
+      if (d && l && c && lg && t)
+        ops.crossEntropy(r, { dlogits: d, loss: l, correct: c }, lg, t, { M: 2, V: 3, scale: 1 });
+    },
+  );
   assert.equal(loss?.[0], 0);
   assert.ok(Math.abs((loss?.[1] ?? 0) - Math.log(3)) < 1e-6);
   assert.ok(dlogits?.every(Number.isFinite));
@@ -135,8 +252,15 @@ test('weighted-sum sets and adds in the given order (1e-6)', async () => {
   for (const count of COUNTS) {
     const [y, packed, c] = [noise(count, 10), noise(count * 3, 11), Float32Array.of(0.5, -0.25, 2)];
     for (const isAdding of [false, true]) {
-      const [got] = await runOn(gpu, [y, packed, c], 1, (r, [o, p, cS]) => o && p && cS && ops.weightedSum(r, isAdding, o, p, cS, { count, parts: 3, stride: count }));
-      const wanted = Array.from(y, (v, i) => [0, 1, 2].reduce((sum, p) => sum + (c[p] ?? 0) * (packed[p * count + i] ?? 0), isAdding ? v : 0));
+      const [got] = await runOn(
+        gpu,
+        [y, packed, c],
+        1,
+        (r, [o, p, cS]) => o && p && cS && ops.weightedSum(r, isAdding, o, p, cS, { count, parts: 3, stride: count }),
+      );
+      const wanted = Array.from(y, (v, i) =>
+        [0, 1, 2].reduce((sum, p) => sum + (c[p] ?? 0) * (packed[p * count + i] ?? 0), isAdding ? v : 0),
+      );
       close(got, wanted, 1e-6, `weighted-sum ${count}`);
     }
   }
@@ -146,13 +270,32 @@ test('squared-norm (1e-6) and finite-check (exact)', async () => {
   for (const count of [...COUNTS, 70_001]) {
     const x = noise(count, 12);
     const lanes = ops.normLanes(count);
-    const [partial] = await runOn(gpu, [zeros(lanes), x], 1, (r, [p, xS]) => p && xS && ops.squaredNorm(r, p, xS, count));
-    close([(partial ?? zeros(0)).reduce((sum, v) => sum + v, 0)], [x.reduce((sum, v) => sum + v * v, 0)], 1e-6, `norm ${count}`);
+    const [partial] = await runOn(
+      gpu,
+      [zeros(lanes), x],
+      1,
+      (r, [p, xS]) => p && xS && ops.squaredNorm(r, p, xS, count),
+    );
+    close(
+      [(partial ?? zeros(0)).reduce((sum, v) => sum + v, 0)],
+      [x.reduce((sum, v) => sum + v * v, 0)],
+      1e-6,
+      `norm ${count}`,
+    );
     for (const poison of [null, NaN, Infinity, -Infinity, 3e38]) {
       const bad = x.slice();
       if (poison !== null) bad[count - 1] = poison;
-      const [flag] = await runOn(gpu, [new Uint32Array(1), bad], 1, (r, [f, xS]) => f && xS && ops.finiteCheck(r, f, xS, count));
-      assert.equal(new Uint32Array(flag?.buffer ?? new ArrayBuffer(0))[0], poison === null || poison === 3e38 ? 0 : 1, `${poison}`);
+      const [flag] = await runOn(
+        gpu,
+        [new Uint32Array(1), bad],
+        1,
+        (r, [f, xS]) => f && xS && ops.finiteCheck(r, f, xS, count),
+      );
+      assert.equal(
+        new Uint32Array(flag?.buffer ?? new ArrayBuffer(0))[0],
+        poison === null || poison === 3e38 ? 0 : 1,
+        `${poison}`,
+      );
     }
   }
 });
@@ -160,11 +303,22 @@ test('squared-norm (1e-6) and finite-check (exact)', async () => {
 test('optimizers do nothing where the flag is set', async () => {
   const [w, m, v, dw, flag] = [noise(68, 13), noise(68, 14), noise(68, 15), noise(68, 16), Uint32Array.of(1)];
   const afterSgd = await runOn(gpu, [w, m, dw, flag], 3, (r, [wS, mS, dwS, f]) => {
-    if (wS && mS && dwS && f) ops.sgd(r, { w: wS, m: mS, dw: dwS }, f, { count: 68, lr: 0.1, momentum: 0.9, decay: 0.1 });
+    if (wS && mS && dwS && f)
+      ops.sgd(r, { w: wS, m: mS, dw: dwS }, f, { count: 68, lr: 0.1, momentum: 0.9, decay: 0.1 });
   });
   assert.deepEqual(afterSgd, [w, m, dw]);
   const afterAdam = await runOn(gpu, [w, m, v, dw, flag], 4, (r, [wS, mS, vS, dwS, f]) => {
-    const sizes = { count: 68, beta1: 0.9, beta2: 0.9, gain1: 0.1, gain2: 0.1, eps: 1e-8, keep: 1, rate: 1, correction: 1 };
+    const sizes = {
+      count: 68,
+      beta1: 0.9,
+      beta2: 0.9,
+      gain1: 0.1,
+      gain2: 0.1,
+      eps: 1e-8,
+      keep: 1,
+      rate: 1,
+      correction: 1,
+    };
     if (wS && mS && vS && dwS && f) ops.adamw(r, { w: wS, m: mS, v: vS, dw: dwS }, f, sizes);
   });
   assert.deepEqual(afterAdam, [w, m, v, dw]);
@@ -178,7 +332,12 @@ test('a grid beyond the limit folds into two dimensions', async () => {
   const x = new Float32Array(count).fill(-1);
   x[count - 1] = 5;
   x[0] = 3;
-  const [y] = await runOn(gpu, [zeros(count), x], 1, (r, [yS, xS]) => yS && xS && ops.activate(r, 'relu', yS, xS, count));
+  const [y] = await runOn(
+    gpu,
+    [zeros(count), x],
+    1,
+    (r, [yS, xS]) => yS && xS && ops.activate(r, 'relu', yS, xS, count),
+  );
   assert.equal(y?.[0], 3);
   assert.equal(y?.[count - 1], 5);
   assert.equal(y?.[count - 2], 0);

@@ -9,7 +9,9 @@ import { Pipelines } from '../../runtime/gpu/pipelines.ts';
 const instance = create(['backend=null']);
 
 /** Failures as `kernels/x.wgsl:line:col message`; none is success. */
-export async function checkKernels(source: (name: string) => string = (name) => platform.kernelSource(name)): Promise<string[]> {
+export async function checkKernels(
+  source: (name: string) => string = (name) => platform.kernelSource(name),
+): Promise<string[]> {
   Object.assign(globalThis, globals);
   const adapter = await instance.requestAdapter();
   if (adapter === null) return ['kernels/:1:1 Dawn has no null backend here'];

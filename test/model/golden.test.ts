@@ -28,14 +28,19 @@ for (const file of readdirSync(folder).filter((name) => name.endsWith('.safetens
   for (const counts of [[layers], Array.from({ length: layers }, () => 1)]) {
     test(`${file} in ${counts.length} stage(s)`, async () => {
       const pipeline = await Pipeline.open(compute, { model, from: 0, to: layers, seed: 1, optimizer }, counts);
-      const names = [...tensors.keys()].filter((name) => name.startsWith('start.')).map((name) => name.slice('start.'.length));
+      const names = [...tensors.keys()]
+        .filter((name) => name.startsWith('start.'))
+        .map((name) => name.slice('start.'.length));
       await pipeline.write('weights', new Map(names.map((name) => [name, get(`start.${name}`)])));
       for (let step = 0; step < Number(metadata.steps); step++) {
         const x = get(`${step}.x`);
         const rows = x.shape[0] ?? 1;
         const { loss } = await pipeline.train(`${step}`, x, get(`${step}.y`), 1 / rows, true);
         const wantedLoss = floats(get(`${step}.loss`))[0] ?? Number.NaN;
-        assert.ok(Math.abs(loss - wantedLoss) <= TOLERANCE * Math.abs(wantedLoss), `loss ${loss}, PyTorch ${wantedLoss}`);
+        assert.ok(
+          Math.abs(loss - wantedLoss) <= TOLERANCE * Math.abs(wantedLoss),
+          `loss ${loss}, PyTorch ${wantedLoss}`,
+        );
         const gradients = await pipeline.read('gradients');
         const norm = await pipeline.step();
         const weights = await pipeline.read('weights');

@@ -41,8 +41,15 @@ export function testCompute(): Compute {
   return compute;
 }
 
-export const specOf = (sizes: number[], options: Partial<Pick<StageSpec, 'seed' | 'from' | 'to'>> & { activation?: string; optimizer?: object } = {}): StageSpec => {
-  const model = modelSpecSchema.parse({ family: 'mlp', sizes, ...(options.activation === undefined ? {} : { activation: options.activation }) });
+export const specOf = (
+  sizes: number[],
+  options: Partial<Pick<StageSpec, 'seed' | 'from' | 'to'>> & { activation?: string; optimizer?: object } = {},
+): StageSpec => {
+  const model = modelSpecSchema.parse({
+    family: 'mlp',
+    sizes,
+    ...(options.activation === undefined ? {} : { activation: options.activation }),
+  });
   return {
     model,
     from: options.from ?? 0,
@@ -52,11 +59,20 @@ export const specOf = (sizes: number[], options: Partial<Pick<StageSpec, 'seed' 
   };
 };
 
-export const random = (shape: number[], seed: number): Tensor => f32Tensor(shape, noise(shape.reduce((a, b) => a * b, 1), seed));
+export const random = (shape: number[], seed: number): Tensor =>
+  f32Tensor(
+    shape,
+    noise(
+      shape.reduce((a, b) => a * b, 1),
+      seed,
+    ),
+  );
 export const targets = (...values: number[]): Tensor => i32Tensor([values.length], Int32Array.from(values));
 export const copyOf = (tensor: Tensor): Tensor => ({ ...tensor, data: tensor.data.slice() });
-export const copiesOf = (tensors: Tensors): Map<string, Tensor> => new Map([...tensors].map(([name, tensor]) => [name, copyOf(tensor)]));
-export const floats = (tensor: Tensor | null | undefined): Float32Array => (tensor === null || tensor === undefined ? new Float32Array(0) : f32Of(copyOf(tensor)));
+export const copiesOf = (tensors: Tensors): Map<string, Tensor> =>
+  new Map([...tensors].map(([name, tensor]) => [name, copyOf(tensor)]));
+export const floats = (tensor: Tensor | null | undefined): Float32Array =>
+  tensor === null || tensor === undefined ? new Float32Array(0) : f32Of(copyOf(tensor));
 
 /** For assert.rejects: a MeshError with this code, and a message and fix for a person. */
 export const meshError =
@@ -81,10 +97,21 @@ export class Pipeline {
   }
 
   /** One microbatch forward and backward through all stages. */
-  async train(key: string, x: Tensor, y: Tensor, scale: number, accumulate: boolean): Promise<{ loss: number; correct: number }> {
+  async train(
+    key: string,
+    x: Tensor,
+    y: Tensor,
+    scale: number,
+    accumulate: boolean,
+  ): Promise<{ loss: number; correct: number }> {
     let activation = x;
-    for (const stage of this.stages.slice(0, -1)) activation = await this.compute.forward(stage, key, activation, { keep: true });
-    const { dx, ...result } = await this.compute.loss(this.stages.at(-1) ?? -1, activation, y, { scale, train: true, accumulate });
+    for (const stage of this.stages.slice(0, -1))
+      activation = await this.compute.forward(stage, key, activation, { keep: true });
+    const { dx, ...result } = await this.compute.loss(this.stages.at(-1) ?? -1, activation, y, {
+      scale,
+      train: true,
+      accumulate,
+    });
     let gradient = dx;
     for (const stage of this.stages.slice(0, -1).reverse())
       gradient = gradient === null ? null : await this.compute.backward(stage, key, gradient, { accumulate });
@@ -99,7 +126,8 @@ export class Pipeline {
 
   async read(kind: 'weights' | 'gradients' | 'optimizer'): Promise<Map<string, Tensor>> {
     const all = new Map<string, Tensor>();
-    for (const stage of this.stages) for (const [name, tensor] of await this.compute.read(stage, kind)) all.set(name, tensor);
+    for (const stage of this.stages)
+      for (const [name, tensor] of await this.compute.read(stage, kind)) all.set(name, tensor);
     return all;
   }
 

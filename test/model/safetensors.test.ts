@@ -11,7 +11,9 @@ const tensor = fc
   .record({ dtype: fc.constantFrom(...dtypes), shape: fc.array(fc.integer({ min: 0, max: 4 }), { maxLength: 4 }) })
   .chain(({ dtype, shape }) => {
     const length = elements(shape) * DTYPE_BYTES[dtype];
-    return fc.uint8Array({ minLength: length, maxLength: length }).map((data): Tensor => ({ dtype, shape, data: new Uint8Array(data) }));
+    return fc
+      .uint8Array({ minLength: length, maxLength: length })
+      .map((data): Tensor => ({ dtype, shape, data: new Uint8Array(data) }));
   });
 const name = fc.string({ maxLength: 12 }).filter((text) => text !== '__metadata__');
 const tensors = fc.array(fc.tuple(name, tensor), { maxLength: 5 }).map((entries) => new Map(entries));
@@ -21,7 +23,10 @@ test('round trip', () => {
   fc.assert(
     fc.property(tensors, metadata, (written, notes) => {
       const { tensors: read, metadata: found } = decode(encode(written, notes));
-      assert.deepEqual(new Map([...read].map(([key, value]) => [key, { ...value, data: [...value.data] }])), new Map([...written].map(([key, value]) => [key, { ...value, data: [...value.data] }])));
+      assert.deepEqual(
+        new Map([...read].map(([key, value]) => [key, { ...value, data: [...value.data] }])),
+        new Map([...written].map(([key, value]) => [key, { ...value, data: [...value.data] }])),
+      );
       assert.deepEqual({ ...found }, { ...notes });
     }),
     { numRuns: 300 },
@@ -31,16 +36,22 @@ test('round trip', () => {
 test('mutated bytes decode or throw malformed', () => {
   const edit = fc.record({ at: fc.nat(), value: fc.integer({ min: 0, max: 255 }) });
   fc.assert(
-    fc.property(tensors, fc.array(edit, { minLength: 1, maxLength: 6 }), fc.nat(), fc.boolean(), (written, edits, cut, isCutting) => {
-      const whole = encode(written);
-      const bytes = isCutting ? whole.slice(0, cut % (whole.byteLength + 1)) : whole;
-      for (const { at, value } of edits) if (bytes.byteLength > 0) bytes[at % bytes.byteLength] = value;
-      try {
-        decode(bytes);
-      } catch (cause) {
-        assert.ok(meshError('malformed')(cause), String(cause));
-      }
-    }),
+    fc.property(
+      tensors,
+      fc.array(edit, { minLength: 1, maxLength: 6 }),
+      fc.nat(),
+      fc.boolean(),
+      (written, edits, cut, isCutting) => {
+        const whole = encode(written);
+        const bytes = isCutting ? whole.slice(0, cut % (whole.byteLength + 1)) : whole;
+        for (const { at, value } of edits) if (bytes.byteLength > 0) bytes[at % bytes.byteLength] = value;
+        try {
+          decode(bytes);
+        } catch (cause) {
+          assert.ok(meshError('malformed')(cause), String(cause));
+        }
+      },
+    ),
     { numRuns: 2000 },
   );
 });

@@ -2,8 +2,11 @@
 // rejects and a new one works.
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import fc from 'fast-check';
+import { sizeClass } from '../../runtime/gpu/buffers.ts';
 import { philox, uniform } from '../../runtime/model/random.ts';
 import { layerCount, splitLayers, stageInfo } from '../../runtime/model/spec.ts';
+import { layoutOf } from '../../runtime/model/weights.ts';
 import { f32Tensor, type Tensor } from '../../runtime/tensor.ts';
 import { relativeError } from '../reference/kernels.ts';
 import { Pipeline, copiesOf, devices, floats, meshError, random, specOf, targets, testCompute } from './harness.ts';
@@ -35,12 +38,19 @@ test('initial values are uniform, and depend on seed and name', () => {
 test('spans: counts, shapes, refusals', () => {
   const { model } = specOf(SIZES);
   assert.equal(layerCount(model), 3);
-  assert.deepEqual(splitLayers(model, [1, 2]), [{ from: 0, to: 1 }, { from: 1, to: 3 }]);
+  assert.deepEqual(splitLayers(model, [1, 2]), [
+    { from: 0, to: 1 },
+    { from: 1, to: 3 },
+  ]);
   const info = stageInfo(model, 1, 3);
   assert.deepEqual([info.inputShape, info.outputShape, info.isFirst, info.isLast], [[12], [5], false, true]);
-  assert.deepEqual(info.parameters.map(({ name }) => name), ['layers.1.weight', 'layers.1.bias', 'layers.2.weight', 'layers.2.bias']);
+  assert.deepEqual(
+    info.parameters.map(({ name }) => name),
+    ['layers.1.weight', 'layers.1.bias', 'layers.2.weight', 'layers.2.bias'],
+  );
   assert.equal(info.parameterBytes, 4 * (12 * 7 + 7 + 7 * 5 + 5));
-  for (const counts of [[3, 1], [0, 3], [1.5, 1.5], []]) assert.throws(() => splitLayers(model, counts), meshError('stage-shapes'));
+  for (const counts of [[3, 1], [0, 3], [1.5, 1.5], []])
+    assert.throws(() => splitLayers(model, counts), meshError('stage-shapes'));
   assert.throws(() => stageInfo(model, 2, 4), meshError('stage-shapes'));
 });
 
@@ -56,7 +66,8 @@ test('every split trains like the whole (bit for bit)', async () => {
     results.push(await pipeline.read('weights'));
     await pipeline.close();
   }
-  for (const other of results.slice(1)) assert.deepEqual(new Map([...other].sort()), new Map([...(results[0] ?? [])].sort()));
+  for (const other of results.slice(1))
+    assert.deepEqual(new Map([...other].sort()), new Map([...(results[0] ?? [])].sort()));
 });
 
 test('two microbatches accumulate to the gradient of both; accumulate: false starts again', async () => {
@@ -74,7 +85,8 @@ test('two microbatches accumulate to the gradient of both; accumulate: false sta
   for (const [name, tensor] of await compute.read(stage, 'gradients'))
     assert.ok(relativeError(floats(summed.get(name)), floats(tensor)) < 1e-6, name);
   await compute.discard(stage, { gradients: true });
-  for (const tensor of (await compute.read(stage, 'gradients')).values()) assert.ok(floats(tensor).every((value) => value === 0));
+  for (const tensor of (await compute.read(stage, 'gradients')).values())
+    assert.ok(floats(tensor).every((value) => value === 0));
   await compute.close(stage);
 });
 
@@ -102,14 +114,16 @@ test('bad inputs are refused before anything is accumulated', async () => {
   const { stage } = await compute.open(specOf(SIZES));
   const options = { scale: 1, train: true, accumulate: true };
   const x = random([2, 9], 1);
-  const poisoned = (value: number): Tensor => f32Tensor([2, 9], floats(x).map((v, i) => (i === 17 ? value : v)) as Float32Array<ArrayBuffer>);
+  const poisoned = (value: number): Tensor =>
+    f32Tensor([2, 9], floats(x).map((v, i) => (i === 17 ? value : v)) as Float32Array<ArrayBuffer>);
   for (const value of [NaN, Infinity, -Infinity])
     await assert.rejects(compute.loss(stage, poisoned(value), targets(0, 1), options), meshError('not-finite'));
   for (const bad of [random([2, 8], 1), random([18], 1), { ...x, shape: [3, 9] }, { ...x, dtype: 'i32' as const }])
     await assert.rejects(compute.loss(stage, bad, targets(0, 1), options), meshError('malformed'));
   for (const y of [targets(0, 5), targets(0, -1), targets(0), random([2], 1)])
     await assert.rejects(compute.loss(stage, x, y, options), meshError('malformed'));
-  for (const tensor of (await compute.read(stage, 'gradients')).values()) assert.ok(floats(tensor).every((value) => value === 0));
+  for (const tensor of (await compute.read(stage, 'gradients')).values())
+    assert.ok(floats(tensor).every((value) => value === 0));
   await compute.close(stage);
   const front = await compute.open(specOf(SIZES, { from: 0, to: 1 }));
   await assert.rejects(compute.loss(front.stage, x, targets(0, 1), options), meshError('usage'));
@@ -123,19 +137,51 @@ test('write: exact names, shapes, dtypes and finite values, or nothing at all', 
   for (const kind of ['weights', 'gradients', 'optimizer'] as const) {
     const before = copiesOf(await compute.read(stage, kind));
     const changed = (edit: (tensors: Map<string, Tensor>) => void): Map<string, Tensor> => {
-      const tensors = new Map([...before].map(([name, tensor]) => [name, tensor.dtype === 'f32' ? random([...tensor.shape], 3) : tensor]));
+      const tensors = new Map(
+        [...before].map(([name, tensor]) => [name, tensor.dtype === 'f32' ? random([...tensor.shape], 3) : tensor]),
+      );
       edit(tensors);
       return tensors;
     };
     const last = [...before.keys()].findLast((name) => name !== 'step') ?? '';
     const shape = [...(before.get(last)?.shape ?? [])];
     const nan = f32Tensor([5], Float32Array.of(1, 2, 3, 4, NaN));
-    await assert.rejects(compute.write(stage, kind, changed((t) => t.delete(last))), meshError('malformed'));
-    await assert.rejects(compute.write(stage, kind, changed((t) => t.set('layers.9.bias', random([5], 1)))), meshError('malformed'));
-    await assert.rejects(compute.write(stage, kind, changed((t) => t.set(last, random([1, ...shape], 1)))), meshError('malformed'));
-    await assert.rejects(compute.write(stage, kind, changed((t) => t.set(last, nan))), meshError('not-finite'));
+    await assert.rejects(
+      compute.write(
+        stage,
+        kind,
+        changed((t) => t.delete(last)),
+      ),
+      meshError('malformed'),
+    );
+    await assert.rejects(
+      compute.write(
+        stage,
+        kind,
+        changed((t) => t.set('layers.9.bias', random([5], 1))),
+      ),
+      meshError('malformed'),
+    );
+    await assert.rejects(
+      compute.write(
+        stage,
+        kind,
+        changed((t) => t.set(last, random([1, ...shape], 1))),
+      ),
+      meshError('malformed'),
+    );
+    await assert.rejects(
+      compute.write(
+        stage,
+        kind,
+        changed((t) => t.set(last, nan)),
+      ),
+      meshError('not-finite'),
+    );
     assert.deepEqual(await compute.read(stage, kind), before, `${kind} unchanged`);
-    const next = changed((t) => (kind === 'optimizer' ? t.set('step', { dtype: 'i32', shape: [1], data: new Uint8Array([9, 0, 0, 0]) }) : t));
+    const next = changed((t) =>
+      kind === 'optimizer' ? t.set('step', { dtype: 'i32', shape: [1], data: new Uint8Array([9, 0, 0, 0]) }) : t,
+    );
     await compute.write(stage, kind, copiesOf(next));
     assert.deepEqual(await compute.read(stage, kind), next, `${kind} written`);
   }
@@ -144,10 +190,13 @@ test('write: exact names, shapes, dtypes and finite values, or nothing at all', 
 
 test('combine: set and add, refusals change nothing', async () => {
   const { stage, info } = await compute.open(specOf(SIZES));
-  const part = (seed: number): Map<string, Tensor> => new Map(info.parameters.map(({ name, shape }, i) => [name, random(shape, seed + i)]));
+  const part = (seed: number): Map<string, Tensor> =>
+    new Map(info.parameters.map(({ name, shape }, i) => [name, random(shape, seed + i)]));
   const before = copiesOf(await compute.read(stage, 'weights'));
   const expected = (name: string, base: number): number[] =>
-    [...floats(part(10).get(name))].map((v, i) => 0.25 * v - 0.5 * (floats(part(30).get(name))[i] ?? 0) + base * (floats(before.get(name))[i] ?? 0));
+    [...floats(part(10).get(name))].map(
+      (v, i) => 0.25 * v - 0.5 * (floats(part(30).get(name))[i] ?? 0) + base * (floats(before.get(name))[i] ?? 0),
+    );
   await assert.rejects(compute.combine(stage, 'weights', [part(10)], [1, 2], 'set'), meshError('malformed'));
   await assert.rejects(compute.combine(stage, 'weights', [], [], 'set'), meshError('malformed'));
   await assert.rejects(compute.combine(stage, 'weights', [part(10)], [NaN], 'set'), meshError('malformed'));
@@ -157,9 +206,11 @@ test('combine: set and add, refusals change nothing', async () => {
   await assert.rejects(compute.combine(stage, 'weights', [huge, part(30)], [4, 1], 'set'), meshError('not-finite'));
   assert.deepEqual(await compute.read(stage, 'weights'), before);
   await compute.combine(stage, 'weights', [part(10), part(30)], [0.25, -0.5], 'add');
-  for (const [name, tensor] of await compute.read(stage, 'weights')) assert.ok(relativeError(floats(tensor), expected(name, 1)) < 1e-6, name);
+  for (const [name, tensor] of await compute.read(stage, 'weights'))
+    assert.ok(relativeError(floats(tensor), expected(name, 1)) < 1e-6, name);
   await compute.combine(stage, 'weights', [part(10), part(30)], [0.25, -0.5], 'set');
-  for (const [name, tensor] of await compute.read(stage, 'weights')) assert.ok(relativeError(floats(tensor), expected(name, 0)) < 1e-6, name);
+  for (const [name, tensor] of await compute.read(stage, 'weights'))
+    assert.ok(relativeError(floats(tensor), expected(name, 0)) < 1e-6, name);
   await compute.close(stage);
 });
 
@@ -167,8 +218,10 @@ test('step refuses gradients that are not finite, and changes nothing', async ()
   for (const optimizer of [{ name: 'sgd', lr: 0.1, momentum: 0.9 }, adamw]) {
     const { stage } = await compute.open(specOf(SIZES, { optimizer }));
     await compute.loss(stage, random([2, 9], 1), targets(0, 1), { scale: 1e38, train: true, accumulate: true });
-    for (let i = 0; i < 5; i++) await compute.loss(stage, random([2, 9], 1), targets(0, 1), { scale: 3e38, train: true, accumulate: true });
-    const states = async (): Promise<unknown> => Promise.all((['weights', 'gradients', 'optimizer'] as const).map((kind) => compute.read(stage, kind)));
+    for (let i = 0; i < 5; i++)
+      await compute.loss(stage, random([2, 9], 1), targets(0, 1), { scale: 3e38, train: true, accumulate: true });
+    const states = async (): Promise<unknown> =>
+      Promise.all((['weights', 'gradients', 'optimizer'] as const).map((kind) => compute.read(stage, kind)));
     const before = await states();
     await assert.rejects(compute.step(stage), meshError('not-finite'));
     assert.deepEqual(await states(), before);
@@ -183,7 +236,9 @@ test('calls on one stage take effect in call order', async () => {
     const { stage } = await compute.open(specOf(SIZES, { optimizer: adamw }));
     const calls: (() => Promise<unknown>)[] = [];
     for (let i = 0; i < 5; i++) {
-      calls.push(() => compute.loss(stage, random([2, 9], i), targets(0, 1), { scale: 1, train: true, accumulate: true }));
+      calls.push(() =>
+        compute.loss(stage, random([2, 9], i), targets(0, 1), { scale: 1, train: true, accumulate: true }),
+      );
       calls.push(() => compute.step(stage));
     }
     if (isWaiting) for (const call of calls) await call();
@@ -202,7 +257,11 @@ test('no buffer is created in steady state, and closing frees all', async () => 
   const round = async (i: number): Promise<void> => {
     const y = await compute.forward(front, `${i}`, random([32, 200], i), { keep: true });
     await compute.backward(front, `${i}`, y, { accumulate: true });
-    await compute.loss(stage, random([32, 200], i), targets(...Array.from({ length: 32 }, (_, r) => r % 10)), { scale: 1 / 32, train: true, accumulate: true });
+    await compute.loss(stage, random([32, 200], i), targets(...Array.from({ length: 32 }, (_, r) => r % 10)), {
+      scale: 1 / 32,
+      train: true,
+      accumulate: true,
+    });
     await compute.step(stage);
     await compute.step(front);
     const weights = await compute.read(stage, 'weights');
@@ -233,22 +292,73 @@ test('GPU memory of closed stages returns to the system', async () => {
   assert.ok((rss.at(-1) ?? 0) - (rss[1] ?? 0) < 150 * 2 ** 20, `resident bytes: ${rss.join(' ')}`);
 });
 
+test('size classes hold what they must and waste at most a quarter', () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 2 ** 31 }), (bytes) => {
+      const size = sizeClass(bytes);
+      assert.ok(size >= bytes && size % 64 === 0 && size <= Math.max(256, bytes * 1.25), `${bytes} in ${size}`);
+    }),
+  );
+});
+
+test('a stage larger than one binding lies in several slabs and trains all the same', async () => {
+  const parameters = ['a', 'b', 'c'].map((name) => ({ name, shape: [100] }));
+  const { entries, slabs } = layoutOf(parameters, 1024);
+  assert.deepEqual(
+    [entries.map(({ slab, offset }) => [slab, offset]), slabs],
+    [
+      [
+        [0, 0],
+        [0, 512],
+        [1, 0],
+      ],
+      [1024, 512],
+    ],
+  );
+
+  const { stage, info } = await compute.open(specOf([4096, 4096, 4608, 4])); // 64 MiB + 72 MiB: beyond 128 MiB
+  await compute.loss(stage, random([4, 4096], 1), targets(0, 1, 2, 3), { scale: 0.25, train: true, accumulate: true });
+  const before = await compute.read(stage, 'weights');
+  const gradients = await compute.read(stage, 'gradients');
+  const { gradientNorm } = await compute.step(stage);
+  const after = await compute.read(stage, 'weights');
+  let squares = 0;
+  for (const { name } of info.parameters) {
+    const [w, g, now] = [floats(before.get(name)), floats(gradients.get(name)), floats(after.get(name))];
+    for (const value of g) squares += value * value;
+    const wrong = now.findIndex((value, i) => Math.abs(value - ((w[i] ?? NaN) - 0.1 * (g[i] ?? NaN))) > 1e-6);
+    assert.equal(wrong, -1, `${name}[${wrong}]`);
+  }
+  assert.ok(Math.abs(gradientNorm / Math.sqrt(squares) - 1) < 1e-5, `${gradientNorm} ${Math.sqrt(squares)}`);
+  await compute.close(stage);
+});
+
 test('what cannot fit says so with numbers', async () => {
-  await assert.rejects(compute.open(specOf([1 << 20, 1 << 14, 10])), (cause: unknown) => meshError('out-of-memory')(cause) && /layers\.0\.weight .* MiB/.test(String(cause)));
+  await assert.rejects(
+    compute.open(specOf([1 << 20, 1 << 14, 10])),
+    (cause: unknown) => meshError('out-of-memory')(cause) && /layers\.0\.weight .* MiB/.test(String(cause)),
+  );
   const { stage } = await compute.open(specOf([4096, 4]));
   const limit = (await compute.describe()).maxStorageBufferBindingSize;
   const rows = Math.floor(limit / 4096 / 4) + 1;
-  if (rows < 20_000) await assert.rejects(compute.forward(stage, 'k', f32Tensor([rows, 4096], new Float32Array(rows * 4096)), { keep: false }), meshError('out-of-memory'));
+  if (rows < 20_000)
+    await assert.rejects(
+      compute.forward(stage, 'k', f32Tensor([rows, 4096], new Float32Array(rows * 4096)), { keep: false }),
+      meshError('out-of-memory'),
+    );
   await compute.forward(stage, 'k', random([1, 4096], 1), { keep: false });
   await compute.close(stage);
 });
 
 test('a lost device rejects what is pending and what follows; a fresh open works', async () => {
   const { stage } = await compute.open(specOf(SIZES));
-  const pending = Array.from({ length: 8 }, (_, i) => compute.forward(stage, `${i}`, random([2, 9], 1), { keep: true }));
+  const pending = Array.from({ length: 8 }, (_, i) =>
+    compute.forward(stage, `${i}`, random([2, 9], 1), { keep: true }),
+  );
   const outcomes = Promise.allSettled(pending);
   devices.at(-1)?.destroy();
-  for (const outcome of await outcomes) assert.ok(outcome.status === 'fulfilled' || meshError('gpu-lost')(outcome.reason), JSON.stringify(outcome));
+  for (const outcome of await outcomes)
+    assert.ok(outcome.status === 'fulfilled' || meshError('gpu-lost')(outcome.reason), JSON.stringify(outcome));
   await assert.rejects(compute.forward(stage, 'k', random([2, 9], 1), { keep: true }), meshError('gpu-lost'));
   await assert.rejects(compute.step(stage), meshError('gpu-lost'));
   const again = await compute.open(specOf(SIZES));

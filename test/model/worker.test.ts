@@ -17,7 +17,11 @@ test('a worker trains, transfers its buffers, and keeps the codes of errors', as
   assert.ok(maxBufferSize > 0);
   const { stage } = await compute.open(specOf([9, 12, 5]));
   const x = random([2, 9], 1);
-  const { loss, correct, dx } = await compute.loss(stage, x, targets(0, 1), { scale: 0.5, train: true, accumulate: true });
+  const { loss, correct, dx } = await compute.loss(stage, x, targets(0, 1), {
+    scale: 0.5,
+    train: true,
+    accumulate: true,
+  });
   assert.ok(loss > 0.5 && loss < 4 && correct <= 2 && dx === null);
   assert.equal(x.data.byteLength, 0, 'the bytes were transferred');
   const weights = await compute.read(stage, 'weights');
@@ -32,9 +36,15 @@ test('a worker trains, transfers its buffers, and keeps the codes of errors', as
 test('a worker that dies rejects every pending call, and every later one', async () => {
   const worker = await platform.startCompute();
   const { stage } = await worker.compute.open(specOf([9, 12, 5]));
-  const calls = Array.from({ length: 20 }, (_, i) => worker.compute.forward(stage, `${i}`, random([2, 9], i), { keep: true }));
+  const calls = Array.from({ length: 20 }, (_, i) =>
+    worker.compute.forward(stage, `${i}`, random([2, 9], i), { keep: true }),
+  );
   let settled = 0;
-  for (const call of calls) call.then(() => (settled += 1), () => (settled += 1));
+  for (const call of calls)
+    call.then(
+      () => (settled += 1),
+      () => (settled += 1),
+    );
   const outcomes = Promise.allSettled(calls);
   await worker.end();
   const results = await outcomes;
@@ -63,20 +73,32 @@ test('a call that never answers settles once with the death', async () => {
   const compute = computeClient({ request: () => new Promise((resolve) => answers.push(resolve)) }, died);
   const calls = [compute.step(1), compute.describe(), compute.close(1)];
   const rejections: unknown[] = [];
-  for (const call of calls) call.then(() => assert.fail('nobody answered'), (cause: unknown) => rejections.push(cause));
+  for (const call of calls)
+    call.then(
+      () => assert.fail('nobody answered'),
+      (cause: unknown) => rejections.push(cause),
+    );
   die('the test says so');
   await Promise.allSettled(calls);
   for (const answer of answers) answer({ ok: true, value: 'too late' });
   await Promise.resolve();
   assert.equal(rejections.length, 3);
-  for (const cause of rejections) assert.ok(cause instanceof MeshError && cause.code === 'gpu-lost' && /the test says so/.test(cause.message));
+  for (const cause of rejections)
+    assert.ok(cause instanceof MeshError && cause.code === 'gpu-lost' && /the test says so/.test(cause.message));
   await assert.rejects(compute.step(1), meshError('gpu-lost'));
 });
 
 test('buffers are listed once each, wherever they hide', () => {
   const shared = new ArrayBuffer(16);
   const other = new ArrayBuffer(8);
-  const found = buffersOf([{ a: new Uint8Array(shared, 0, 4) }, new Map([['b', { data: new Uint8Array(shared, 8) }]]), [[new Uint8Array(other)]], null, 'x', 3]);
+  const found = buffersOf([
+    { a: new Uint8Array(shared, 0, 4) },
+    new Map([['b', { data: new Uint8Array(shared, 8) }]]),
+    [[new Uint8Array(other)]],
+    null,
+    'x',
+    3,
+  ]);
   assert.deepEqual(new Set(found), new Set([shared, other]));
   assert.equal(found.length, 2);
 });

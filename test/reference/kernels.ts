@@ -32,7 +32,8 @@ export function matmulNn(dy: Values, w: Values, M: number, N: number, K: number)
 export function matmulTn(dw: Values, dy: Values, x: Values, M: number, N: number, K: number): Float64Array {
   const out = Float64Array.from(dw);
   for (let m = 0; m < M; m++)
-    for (let n = 0; n < N; n++) for (let k = 0; k < K; k++) out[m * N + n] = at(out, m * N + n) + at(dy, k * M + m) * at(x, k * N + n);
+    for (let n = 0; n < N; n++)
+      for (let k = 0; k < K; k++) out[m * N + n] = at(out, m * N + n) + at(dy, k * M + m) * at(x, k * N + n);
   return out;
 }
 
@@ -75,7 +76,9 @@ export function crossEntropy(logits: Values, targets: Values, M: number, V: numb
     if (target < 0) return 0;
     const row = Array.from({ length: V }, (__, v) => at(logits, m * V + v));
     const largest = Math.max(...row);
-    return Math.log(row.reduce((sum, value) => sum + Math.exp(value - largest), 0)) + largest - (row[target] ?? Number.NaN);
+    return (
+      Math.log(row.reduce((sum, value) => sum + Math.exp(value - largest), 0)) + largest - (row[target] ?? Number.NaN)
+    );
   });
 }
 
