@@ -3,9 +3,8 @@
 // or rejected: mapAsync()"), and so would process.exit() with work in flight.
 import { Worker } from 'node:worker_threads';
 import { wrap } from 'comlink';
-import { computeClient } from '../runtime/compute-client.ts';
+import { computeClient, type RemoteCompute } from '../runtime/compute-client.ts';
 import type { ComputeWorker } from '../runtime/platform.ts';
-import type { RemoteCompute } from '../runtime/worker.ts';
 import { endpointOf } from './comlink-endpoint.ts';
 
 const STOP_TIMEOUT_MS = 5000;

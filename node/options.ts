@@ -1,7 +1,7 @@
 // Small pieces that the commands share: schemas of options, and what they do with the monitor.
 import { z } from 'zod';
-import type { EventBus, MeshEvent } from '../runtime/events.ts';
-import type { Monitor } from '../runtime/mesh/monitor-client.ts';
+
+export { publishTo } from '../runtime/mesh/publish.ts';
 
 export const port = z.coerce
   .number()
@@ -26,24 +26,6 @@ export const allowSchema = z
     z.array(z.enum(['tcp', 'webrtc', 'relay'])).optional(),
   )
   .optional();
-
-/** Kinds that only this process cares for. */
-const PRIVATE: ReadonlySet<MeshEvent['kind']> = new Set([
-  'monitor.joined',
-  'monitor.lost',
-  'record.added',
-  'record.removed',
-  'microbatch.done',
-  'step.applied',
-  'stage.stepped',
-]);
-
-/** Shows this process's events on the dashboards. */
-export function publishTo(monitor: Monitor, bus: EventBus): () => void {
-  return bus.on((event) => {
-    if (!PRIVATE.has(event.kind)) monitor.publish([event]);
-  });
-}
 
 export const whenAborted = (signal: AbortSignal): Promise<void> =>
   new Promise((resolve) => {

@@ -9,12 +9,35 @@ const KERNELS = new URL('../kernels/', import.meta.url);
 /** Dawn's own switches, comma separated, e.g. SKEIN_DAWN=adapter=llvmpipe,backend=vulkan */
 const dawnOptions = (): string[] => (process.env.SKEIN_DAWN ?? '').split(',').filter((option) => option !== '');
 
-let gpuPromise: Promise<GPU> | undefined;
+let gpuPromise: Promise<GPU | null> | undefined;
+let loadFailure = '';
 
-async function loadDawn(): Promise<GPU> {
-  const { create, globals } = await import('webgpu');
-  Object.assign(globalThis, globals);
-  return create(dawnOptions());
+async function loadDawn(): Promise<GPU | null> {
+  try {
+    const { create, globals } = await import('webgpu');
+    Object.assign(globalThis, globals);
+    return create(dawnOptions());
+  } catch (cause) {
+    loadFailure = `Dawn could not be loaded: ${cause instanceof Error ? cause.message : String(cause)}\n`;
+    return null;
+  }
+}
+
+function driverAdvice(): string {
+  switch (process.platform) {
+    case 'linux':
+      return [
+        'Install a Vulkan driver for your GPU (NVIDIA: libvulkan1 and the driver; in containers NVIDIA_DRIVER_CAPABILITIES=all).',
+        'To compute on the CPU instead, on Debian 12 (its own Mesa is too old):',
+        "echo 'deb http://deb.debian.org/debian bookworm-backports main' > /etc/apt/sources.list.d/backports.list && apt-get update && apt-get install -y -t bookworm-backports mesa-vulkan-drivers libvulkan1",
+      ].join('\n');
+    case 'darwin':
+      return 'Update to a macOS that supports Metal 2 (10.15 or later), and run outside a virtual machine without GPU.';
+    case 'win32':
+      return 'Install the newest driver of your GPU: Direct3D 12 is needed.';
+    default:
+      return `No WebGPU is available for ${process.platform}: use Linux, macOS or Windows, or join from a browser.`;
+  }
 }
 
 export const platform: Platform = {
@@ -40,22 +63,7 @@ export const platform: Platform = {
     return gpuPromise;
   },
 
-  gpuMissing() {
-    switch (process.platform) {
-      case 'linux':
-        return [
-          'Install a Vulkan driver for your GPU (NVIDIA: libvulkan1 and the driver; in containers NVIDIA_DRIVER_CAPABILITIES=all).',
-          'To compute on the CPU instead, on Debian 12 (its own Mesa is too old):',
-          "echo 'deb http://deb.debian.org/debian bookworm-backports main' > /etc/apt/sources.list.d/backports.list && apt-get update && apt-get install -y -t bookworm-backports mesa-vulkan-drivers libvulkan1",
-        ].join('\n');
-      case 'darwin':
-        return 'Update to a macOS that supports Metal 2 (10.15 or later), and run outside a virtual machine without GPU.';
-      case 'win32':
-        return 'Install the newest driver of your GPU: Direct3D 12 is needed.';
-      default:
-        return `No WebGPU is available for ${process.platform}: use Linux, macOS or Windows, or join from a browser.`;
-    }
-  },
+  gpuMissing: () => loadFailure + driverAdvice(),
 
   startCompute: () => Promise.resolve(startComputeThread()),
 

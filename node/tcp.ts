@@ -44,6 +44,11 @@ export async function tcpTransport(options: TcpOptions): Promise<TcpTransport> {
     const server = options.tls
       ? tls.createServer({ ...options.tls, requestCert: false }, accept)
       : net.createServer(accept);
+    // Below TLS too: a caller that never finishes its handshake must not keep the server from closing.
+    server.on('connection', (socket: net.Socket) => {
+      sockets.add(socket);
+      socket.once('close', () => sockets.delete(socket));
+    });
     const port = await bind(server, options, wanted);
     servers.push(server);
     return port;

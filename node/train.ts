@@ -102,20 +102,17 @@ export async function trainOnce(
     signal,
     ...(options.transports ? { allow: options.transports } : {}),
   });
+  let done: EventOf<'run.done'>;
   try {
     if (peer.monitor) publishTo(peer.monitor, bus);
-    return await runClient({
-      peer,
-      config: options.config,
-      data,
-      emit: bus.emit,
-      signal,
-      save: (tensors) => saveModel(options.out, tensors),
-    });
+    const save = (tensors: Tensors): Promise<string> => saveModel(options.out, tensors);
+    done = await runClient({ peer, config: options.config, data, emit: bus.emit, signal, save });
   } finally {
     await peer.close('the run ended');
     if (log) await new Promise((resolve) => log.end(resolve));
   }
+  show(done);
+  return done;
 }
 
 export async function loadRunData(config: RunConfig, signal?: AbortSignal): Promise<RunData> {

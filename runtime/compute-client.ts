@@ -2,10 +2,23 @@
 // when the worker dies first, with `gpu-lost`.
 import { transfer } from 'comlink';
 import type { Compute } from './compute.ts';
-import { MeshError } from './errors.ts';
+import { MeshError, type MeshErrorShape } from './errors.ts';
 import { buffersOf } from './transfer.ts';
 import { Waiters } from './waiters.ts';
-import type { ComputeMethod, RemoteCompute } from './worker.ts';
+
+export type ComputeMethod = keyof Compute;
+
+export interface ComputeRequest {
+  method: ComputeMethod;
+  args: unknown[];
+}
+
+export type ComputeReply = { ok: true; value: unknown } | { ok: false; error: MeshErrorShape };
+
+/** What comlink exposes. */
+export interface RemoteCompute {
+  request(request: ComputeRequest): Promise<ComputeReply>;
+}
 
 export function computeClient(remote: RemoteCompute, died: Promise<string>): Compute {
   const waiters = new Waiters();

@@ -50,10 +50,10 @@ export function encode(tensors: Tensors, metadata: Record<string, string> = {}):
 }
 
 /** Tensors are views into `bytes`. Throws `malformed` for anything that is not exactly a safetensors buffer. */
-export function decode(bytes: Uint8Array<ArrayBuffer>): Decoded {
+export function decode(bytes: Uint8Array<ArrayBuffer>, maxHeaderBytes = MAX_HEADER_BYTES): Decoded {
   if (bytes.byteLength < 8) throw malformed(`${bytes.byteLength} bytes are too few for a header`);
   const headerLength = new DataView(bytes.buffer, bytes.byteOffset, 8).getBigUint64(0, true);
-  if (headerLength > BigInt(MAX_HEADER_BYTES)) throw malformed(`the header claims ${headerLength} bytes`);
+  if (headerLength > BigInt(maxHeaderBytes)) throw malformed(`the header claims ${headerLength} bytes`);
   const dataStart = 8 + Number(headerLength);
   if (dataStart > bytes.byteLength)
     throw malformed(`the header claims ${headerLength} bytes of ${bytes.byteLength - 8}`);
@@ -102,8 +102,9 @@ function parseEntry(
   dataBytes: number,
 ): { dtype: DType; shape: number[]; begin: number; end: number } {
   if (!isRecord(entry)) throw malformed(`entry "${name}" is not an object`);
-  const dtype = String(entry.dtype).toLowerCase();
-  if (!isDType(dtype)) throw malformed(`tensor "${name}" has the unknown dtype ${String(entry.dtype)}`);
+  if (typeof entry.dtype !== 'string') throw malformed(`tensor "${name}" has no dtype`);
+  const dtype = entry.dtype.toLowerCase();
+  if (!isDType(dtype)) throw malformed(`tensor "${name}" has the unknown dtype ${entry.dtype}`);
   const { shape, data_offsets: offsets } = entry;
   if (!Array.isArray(shape) || shape.length > MAX_RANK || !shape.every(isSize))
     throw malformed(`tensor "${name}" has a bad shape`);
@@ -138,7 +139,7 @@ const isDType = (value: string): value is DType => Object.hasOwn(DTYPE_BYTES, va
 const malformed = (what: string, cause?: unknown): MeshError =>
   new MeshError(
     'malformed',
-    `Not a safetensors buffer: ${what}.`,
+    `Not a safetensors buffer: ${what.slice(0, 300)}.`, // names in it come from strangers, at any length
     'Check that the sender or the file is what it says it is.',
     { cause },
   );

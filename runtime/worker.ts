@@ -3,23 +3,9 @@
 import { expose, transfer, type Endpoint } from 'comlink';
 import { platform } from '#platform';
 import { createCompute } from './compute-engine.ts';
-import type { Compute } from './compute.ts';
-import { MeshError, toMeshError, type MeshErrorShape } from './errors.ts';
+import type { RemoteCompute } from './compute-client.ts';
+import { MeshError, toMeshError } from './errors.ts';
 import { buffersOf } from './transfer.ts';
-
-export type ComputeMethod = keyof Compute;
-
-export interface ComputeRequest {
-  method: ComputeMethod;
-  args: unknown[];
-}
-
-export type ComputeReply = { ok: true; value: unknown } | { ok: false; error: MeshErrorShape };
-
-/** What comlink exposes. */
-export interface RemoteCompute {
-  request(request: ComputeRequest): Promise<ComputeReply>;
-}
 
 /** Returns the function that gives the device up before the worker ends. */
 export function serveCompute(endpoint?: Endpoint): () => Promise<void> {

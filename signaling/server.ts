@@ -89,6 +89,8 @@ export async function createMonitor(options: MonitorOptions = {}): Promise<Monit
     },
   );
 
+  // Such as too many open files while accepting: the next connection may succeed.
+  http.on('error', (error) => emit({ kind: 'log', level: 'warn', message: `The HTTP server: ${error.message}` }));
   const connections = new Set<Socket>();
   http.on('connection', (socket: Socket) => {
     connections.add(socket);

@@ -1,10 +1,9 @@
 /// <reference types="vite/client" />
 // The host of the runtime in a browser: kernels from the bundle, the browser's own WebGPU and WebRTC, a Web Worker.
 import { wrap } from 'comlink';
-import { computeClient } from '../runtime/compute-client.ts';
+import { computeClient, type RemoteCompute } from '../runtime/compute-client.ts';
 import { MeshError } from '../runtime/errors.ts';
 import type { Platform } from '../runtime/platform.ts';
-import type { RemoteCompute } from '../runtime/worker.ts';
 
 const files = import.meta.glob<string>('../kernels/*.wgsl', { query: '?raw', import: 'default', eager: true });
 const kernels = new Map(

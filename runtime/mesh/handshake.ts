@@ -14,7 +14,10 @@ const helloSchema = z.strictObject({
   peer: peerIdSchema,
   nonce: z.string().length(43),
 });
-const proofSchema = z.strictObject({ signature: z.string().length(86), mac: z.string().length(43) });
+const proofSchema = z.strictObject({
+  signature: z.string().regex(/^[A-Za-z0-9_-]{86}$/),
+  mac: z.string().regex(/^[A-Za-z0-9_-]{43}$/),
+});
 
 export interface HandshakeOptions {
   identity: Identity;

@@ -90,6 +90,14 @@ export class Links {
       await channel.ping(1_500).catch(() => channel.close(`${reason}, and it does not answer`));
   }
 
+  /** The open links, dialled and accepted, each peer once. */
+  open(): { peer: PeerId; transport: TransportKind }[] {
+    return [...this.#channels.keys()].flatMap((peer) => {
+      const channel = this.current(peer);
+      return channel ? [{ peer, transport: channel.transport }] : [];
+    });
+  }
+
   traffic(): { bytesIn: number; bytesOut: number } {
     let bytesIn = 0;
     let bytesOut = 0;
@@ -211,6 +219,7 @@ export class Links {
   }
 
   #keep(channel: Channel): void {
+    if (!channel.isOpen) return; // it died while it was compared; whoever asks over it is told
     const channels = this.#channels.get(channel.peer) ?? [];
     channels.push(channel);
     this.#channels.set(channel.peer, channels);

@@ -39,25 +39,42 @@ export function localPair(): [Pipe, Pipe] {
   const end = (reason: string): void => {
     for (const inbox of inboxes) inbox.end(reason);
   };
-  const make = (own: Inbox, other: Inbox): Pipe => ({
-    transport: 'local',
-    maxMessageBytes: 256 * 1024,
-    binding: '',
-    send: (message) => {
-      if (own.closedReason !== null) return Promise.reject(pipeClosed(own.closedReason));
-      const copy = message.slice();
-      const { promise, resolve } = Promise.withResolvers<void>();
-      const { port1, port2 } = new MessageChannel();
-      port2.onmessage = () => {
-        port2.close();
-        if (other.closedReason === null && !other.push(copy)) end('the other end does not listen');
+  const make = (own: Inbox, other: Inbox): Pipe => {
+    // One queue: separate tasks need not run in the order in which they were asked for.
+    const underWay: { bytes: Uint8Array<ArrayBuffer>; resolve(): void }[] = [];
+    const deliver = (): void => {
+      for (const { bytes, resolve } of underWay.splice(0)) {
+        if (!other.push(bytes)) end('the other end does not listen');
         resolve();
-      };
-      port1.postMessage(null);
-      return promise;
-    },
-    listen: (listener) => own.listen(listener),
-    close: (reason) => end(reason),
-  });
+      }
+    };
+    return {
+      transport: 'local',
+      maxMessageBytes: 256 * 1024,
+      binding: '',
+      send: (message) => {
+        if (own.closedReason !== null) return Promise.reject(pipeClosed(own.closedReason));
+        const { promise, resolve } = Promise.withResolvers<void>();
+        underWay.push({ bytes: message.slice(), resolve });
+        if (underWay.length === 1) asTask(deliver);
+        return promise;
+      },
+      listen: (listener) => own.listen(listener),
+      // What was sent before arrives before the end does.
+      close: (reason) => {
+        deliver();
+        end(reason);
+      },
+    };
+  };
   return [make(inboxes[0], inboxes[1]), make(inboxes[1], inboxes[0])];
+}
+
+function asTask(run: () => void): void {
+  const { port1, port2 } = new MessageChannel();
+  port2.onmessage = () => {
+    port2.close();
+    run();
+  };
+  port1.postMessage(null);
 }

@@ -5,10 +5,10 @@ import { MeshError, toMeshError, type MeshErrorCode } from '../errors.ts';
 import type { TransportKind } from '../events.ts';
 import type { Tensors } from '../tensor.ts';
 import { malformed } from './chunk.ts';
-import { decodeFrame, encodeFrame, type Envelope } from './frame.ts';
+import { decodeFrame, encodeFrame, MAX_DEADLINE_MS, MAX_ERROR_TEXT, type Envelope, type Frame } from './frame.ts';
 import { isMessageKind, messages, type MessageKind, type Reply, type Request } from './messages.ts';
 import { Mux, type MuxOptions, type Received } from './mux.ts';
-import type { Pipe } from './pipe.ts';
+import { pipeClosed, type Pipe } from './pipe.ts';
 import type { PeerId } from './ids.ts';
 
 export interface Context {
@@ -47,8 +47,9 @@ export interface ChannelOptions {
   mux?: Partial<MuxOptions>;
 }
 
+type RequestEnvelope = Extract<Envelope, { type: 'request' }>;
+
 interface Pending {
-  kind: MessageKind;
   settle(outcome: { body: unknown; tensors: Tensors } | MeshError): void;
 }
 
@@ -91,10 +92,13 @@ export class Channel {
     options: RequestOptions,
   ): Promise<{ body: Reply<K>; tensors: Tensors }> {
     if (this.#closed) throw this.#closed;
+    if (options.signal?.aborted) throw toMeshError(options.signal.reason);
     const id = this.#nextId++;
+    const deadlineMs = Math.min(Math.max(options.deadlineMs, 1), MAX_DEADLINE_MS);
+    const parts = encodeFrame({ type: 'request', id, kind, deadlineMs, body }, options.tensors);
     const { promise, resolve, reject } = Promise.withResolvers<{ body: unknown; tensors: Tensors }>();
     const stop = new AbortController();
-    const timer = setTimeout(() => giveUp(missed(kind, options.deadlineMs)), options.deadlineMs);
+    const timer = setTimeout(() => giveUp(missed(kind, deadlineMs)), deadlineMs);
     const aborted = (): void => giveUp(toMeshError(options.signal?.reason));
     const giveUp = (error: MeshError): void => {
       stop.abort(error);
@@ -102,13 +106,10 @@ export class Channel {
       reject(error);
     };
     this.#pending.set(id, {
-      kind,
       settle: (outcome) => (outcome instanceof MeshError ? reject(outcome) : resolve(outcome)),
     });
-    if (options.signal?.aborted) aborted();
-    else options.signal?.addEventListener('abort', aborted, { once: true });
+    options.signal?.addEventListener('abort', aborted, { once: true });
     try {
-      const parts = encodeFrame({ type: 'request', id, kind, deadlineMs: options.deadlineMs, body }, options.tensors);
       this.#mux.send('request', parts, stop.signal).catch((cause: unknown) => reject(toMeshError(cause)));
       const outcome = await promise;
       const parsed = messages[kind].reply.safeParse(outcome.body);
@@ -130,65 +131,90 @@ export class Channel {
   }
 
   #receive(received: Received): void {
-    let frame: ReturnType<typeof decodeFrame>;
     try {
-      frame = decodeFrame(received.bytes);
+      this.#take(decodeFrame(received.bytes), received);
     } catch (cause) {
-      received.release();
-      this.#options.onRejected(toMeshError(cause).message);
-      this.#mux.close(`malformed frame: ${toMeshError(cause).message}`);
-      return;
+      this.#mux.fail(toMeshError(cause));
     }
-    const { envelope, tensors } = frame;
+  }
+
+  #take({ envelope, tensors }: Frame, received: Received): void {
+    if ((envelope.type === 'request') !== (received.lane === 'request'))
+      throw malformed(`a ${envelope.type} in the ${received.lane} lane`);
     switch (envelope.type) {
       case 'request':
+        if (this.#serving.has(envelope.id)) throw malformed(`request ${envelope.id} came twice`);
         void this.#serve(envelope, tensors, received.release);
         return;
       case 'reply':
         this.#pending.get(envelope.id)?.settle({ body: envelope.body, tensors });
-        break;
+        return;
       case 'error':
         this.#pending
           .get(envelope.id)
           ?.settle(MeshError.fromShape({ ...envelope.error, code: envelope.error.code as MeshErrorCode }));
-        break;
+        return;
       case 'cancel':
         this.#serving
           .get(envelope.id)
           ?.abort(new MeshError('cancelled', 'The asker cancelled the request.', 'Nothing to do.'));
-        break;
+        return;
       default:
         envelope satisfies never;
     }
-    received.release();
   }
 
-  async #serve(envelope: Extract<Envelope, { type: 'request' }>, tensors: Tensors, release: () => void): Promise<void> {
+  /** A request holds its share of the backlog until it starts, and its turn until its answer has left. */
+  async #serve(envelope: RequestEnvelope, tensors: Tensors, release: () => void): Promise<void> {
     const stop = new AbortController();
     const timer = setTimeout(() => stop.abort(missed(envelope.kind, envelope.deadlineMs)), envelope.deadlineMs);
     this.#serving.set(envelope.id, stop);
-    if (this.#running >= (this.#options.maxConcurrent ?? 64))
-      await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    this.#running += 1;
+    const isStarted = await this.#turn(stop.signal);
     release();
+    if (isStarted) await this.#answer(envelope, tensors, stop.signal);
+    clearTimeout(timer);
+    this.#serving.delete(envelope.id);
+    if (isStarted) this.#passTurn();
+  }
+
+  /** True once there is room for one more; false when the request was given up before. */
+  #turn(signal: AbortSignal): Promise<boolean> {
+    if (this.#running < (this.#options.maxConcurrent ?? 64)) {
+      this.#running += 1;
+      return Promise.resolve(true);
+    }
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    const leave = (): void => {
+      this.#waiting.splice(this.#waiting.indexOf(start), 1);
+      resolve(false);
+    };
+    const start = (): void => {
+      signal.removeEventListener('abort', leave);
+      resolve(true);
+    };
+    signal.addEventListener('abort', leave, { once: true });
+    this.#waiting.push(start);
+    return promise;
+  }
+
+  #passTurn(): void {
+    const next = this.#waiting.shift();
+    if (next) next();
+    else this.#running -= 1;
+  }
+
+  /** Never rejects. Who no longer waits (cancelled, too late, gone) is told nothing. */
+  async #answer(envelope: RequestEnvelope, tensors: Tensors, signal: AbortSignal): Promise<void> {
     try {
-      const answer = await this.#run(envelope, tensors, stop.signal);
-      this.#post({ type: 'reply', id: envelope.id, body: answer.body }, answer.tensors);
+      const answer = await this.#run(envelope, tensors, signal);
+      const reply = encodeFrame({ type: 'reply', id: envelope.id, body: answer.body }, answer.tensors);
+      await this.#mux.send('reply', reply, signal);
     } catch (cause) {
-      this.#post({ type: 'error', id: envelope.id, error: toMeshError(cause).toShape() });
-    } finally {
-      clearTimeout(timer);
-      this.#serving.delete(envelope.id);
-      this.#running -= 1;
-      this.#waiting.shift()?.();
+      if (!signal.aborted) this.#post({ type: 'error', id: envelope.id, error: shapeOf(toMeshError(cause)) });
     }
   }
 
-  async #run(
-    envelope: Extract<Envelope, { type: 'request' }>,
-    tensors: Tensors,
-    signal: AbortSignal,
-  ): Promise<Answer<MessageKind>> {
+  async #run(envelope: RequestEnvelope, tensors: Tensors, signal: AbortSignal): Promise<Answer<MessageKind>> {
     signal.throwIfAborted();
     const { kind } = envelope;
     const handler = isMessageKind(kind)
@@ -213,26 +239,30 @@ export class Channel {
     });
   }
 
-  #post(envelope: Envelope, tensors?: Tensors): void {
+  /** In the reply lane, cancellations too: that one is never held up by a backlog, which is what they are to clear. */
+  #post(envelope: Extract<Envelope, { type: 'error' | 'cancel' }>): void {
     if (this.#closed) return;
-    this.#mux
-      .send(envelope.type === 'cancel' ? 'request' : 'reply', encodeFrame(envelope, tensors))
-      .catch((cause: unknown) => {
-        // The end of the link is reported by the mux itself; what is left is a reply that cannot be sent as it is.
-        if (this.isOpen && envelope.type === 'reply')
-          this.#post({ type: 'error', id: envelope.id, error: toMeshError(cause).toShape() });
-      });
+    this.#mux.send('reply', encodeFrame(envelope)).catch(() => undefined); // the end of the link is reported by the mux
   }
 
   #end(error: MeshError): void {
     if (this.#closed) return;
-    this.#closed = error;
-    for (const pending of this.#pending.values()) pending.settle(error);
-    for (const stop of this.#serving.values()) stop.abort(error);
+    // Whatever ended the link: for those who wait on it, it is lost, and another peer may do what this one did not.
+    const lost = error.code === 'link-lost' ? error : pipeClosed(error.message);
+    this.#closed = lost;
+    for (const pending of this.#pending.values()) pending.settle(lost);
+    for (const stop of this.#serving.values()) stop.abort(lost);
     if (error.code === 'malformed' || error.code === 'too-large') this.#options.onRejected(error.message);
     this.#options.onClosed(error);
   }
 }
+
+/** As the envelope's schema wants it, whatever a handler threw. */
+const shapeOf = ({ code, message, fix }: MeshError): { code: string; message: string; fix: string } => ({
+  code,
+  message: message.slice(0, MAX_ERROR_TEXT),
+  fix: fix.slice(0, MAX_ERROR_TEXT),
+});
 
 const missed = (kind: string, deadlineMs: number): MeshError =>
   new MeshError(
@@ -245,4 +275,5 @@ const describe = (error: { issues: readonly { path: PropertyKey[]; message: stri
   error.issues
     .slice(0, 3)
     .map((issue) => `${issue.path.join('.') || 'body'}: ${issue.message}`)
-    .join('; ');
+    .join('; ')
+    .slice(0, 500);

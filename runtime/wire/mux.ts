@@ -1,20 +1,13 @@
 // Many frames over one pipe: cut into chunks, taken in turns (small ones first), paced by credits, reassembled, cancellable.
 // It also notices that the other end is gone: every link beats.
 import { MeshError, toMeshError } from '../errors.ts';
-import {
-  CHUNK_HEADER_BYTES,
-  decodeChunk,
-  encodeChunk,
-  malformed,
-  writeChunkHeader,
-  type Chunk,
-  type Lane,
-} from './chunk.ts';
+import { CHUNK_HEADER_BYTES, decodeChunk, encodeChunk, malformed, type Chunk, type Lane } from './chunk.ts';
+import { Outbox, type Outgoing } from './outbox.ts';
 import { pipeClosed, type Pipe } from './pipe.ts';
 import { Reassembly } from './reassembly.ts';
 
 export interface MuxOptions {
-  /** Bytes that may be under way in one lane before the receiver grants more: bounds what any transport buffers. */
+  /** Bytes that may be under way in one lane before the receiver grants more: bounds what any transport buffers. Equal on both ends. */
   windowBytes: number;
   /** Bytes of delivered requests that nobody has dealt with yet; beyond it the other end gets no more credit. */
   backlogBytes: number;
@@ -39,6 +32,7 @@ export const MUX_DEFAULTS: MuxOptions = {
 /** A frame handed to the listener; `release` gives its credits back (replies give theirs back by themselves). */
 export interface Received {
   bytes: Uint8Array<ArrayBuffer>;
+  lane: Lane;
   release(): void;
 }
 
@@ -47,33 +41,20 @@ export interface MuxListener {
   closed(error: MeshError): void;
 }
 
-interface Outgoing {
-  id: number;
-  lane: Lane;
-  parts: readonly Uint8Array<ArrayBuffer>[];
-  frameBytes: number;
-  count: number;
-  index: number;
-  part: number;
-  partOffset: number;
-  settle: { resolve(): void; reject(error: MeshError): void };
-}
-
 const MAX_OPEN_FRAMES = 256;
-/** Big frames that take turns at once: bounds what the other end must hold half-finished. */
-const MAX_INTERLEAVED = 4;
 
 export class Mux {
   readonly #pipe: Pipe;
   readonly #options: MuxOptions;
   readonly #listener: MuxListener;
-  readonly #chunkBytes: number;
+  readonly #outbox: Outbox;
   readonly #reassembly: Reassembly;
+  /** What this end may send. */
   readonly #credit: Record<Lane, number>;
+  /** What the other end may send, and what it has sent since the last grant. */
+  readonly #allowed: Record<Lane, number>;
   readonly #owed: Record<Lane, number> = { request: 0, reply: 0 };
   #backlog = 0;
-  #queue: Outgoing[] = [];
-  #nextId = 1;
   #pumping = false;
   #closed: MeshError | null = null;
   #lastHeard: number;
@@ -87,20 +68,24 @@ export class Mux {
     this.#pipe = pipe;
     this.#listener = listener;
     this.#options = { ...MUX_DEFAULTS, ...options };
-    this.#chunkBytes = pipe.maxMessageBytes - CHUNK_HEADER_BYTES;
+    this.#outbox = new Outbox(pipe.maxMessageBytes - CHUNK_HEADER_BYTES);
     this.#reassembly = new Reassembly({
       maxFrameBytes: this.#options.maxFrameBytes,
       maxOpenBytes: this.#options.maxOpenBytes,
       maxOpenFrames: MAX_OPEN_FRAMES,
     });
     this.#credit = { request: this.#options.windowBytes, reply: this.#options.windowBytes };
+    this.#allowed = { ...this.#credit };
     this.#lastHeard = this.#lastTick = this.#options.now();
     this.#timer = setInterval(() => this.#beat(), this.#options.heartbeatMs);
-    pipe.listen({ message: (bytes) => this.#receive(bytes), closed: (reason) => this.#end(pipeClosed(reason)) });
+    // What waits in the pipe, its end included, comes only when those who made this mux have their hands on it.
+    queueMicrotask(() =>
+      pipe.listen({ message: (bytes) => this.#receive(bytes), closed: (reason) => this.#end(pipeClosed(reason)) }),
+    );
   }
 
   get queuedFrames(): number {
-    return this.#queue.length;
+    return this.#outbox.size;
   }
 
   /** Resolves when the last byte was handed to the pipe. An abort before that takes the frame back on both ends. */
@@ -115,24 +100,11 @@ export class Mux {
           'Split the tensors.',
         ),
       );
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const id = this.#nextId;
-    this.#nextId = (this.#nextId % 0xffffffff) + 1;
-    const outgoing: Outgoing = {
-      id,
-      lane,
-      parts,
-      frameBytes,
-      count: Math.max(1, Math.ceil(frameBytes / this.#chunkBytes)),
-      index: 0,
-      part: 0,
-      partOffset: 0,
-      settle: { resolve, reject },
-    };
-    const abort = (): void => this.#cancel(outgoing, toMeshError(signal?.reason));
     if (signal?.aborted) return Promise.reject(toMeshError(signal.reason));
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const outgoing = this.#outbox.add(lane, parts, { resolve, reject });
+    const abort = (): void => this.#takeBack(outgoing, toMeshError(signal?.reason));
     signal?.addEventListener('abort', abort, { once: true });
-    this.#queue.push(outgoing);
     void this.#pump();
     return promise.finally(() => signal?.removeEventListener('abort', abort));
   }
@@ -158,18 +130,33 @@ export class Mux {
   }
 
   close(reason: string): void {
-    if (this.#closed) return;
-    this.#control({ type: 'bye', payload: new TextEncoder().encode(reason.slice(0, 200)) });
-    this.#end(pipeClosed(reason));
+    this.#part(pipeClosed(reason), reason);
   }
 
-  /** Sends what the credits allow, chunk by chunk, taking turns: one-chunk frames first, the others round robin. */
+  /** Closes because the other end broke the protocol. */
+  fail(error: MeshError): void {
+    this.#part(error, error.message);
+  }
+
+  #part(error: MeshError, reason: string): void {
+    if (this.#closed) return;
+    this.#control({ type: 'bye', payload: new TextEncoder().encode(reason.slice(0, 200)) });
+    this.#end(error);
+  }
+
+  /** Sends what the credits allow, chunk by chunk. */
   async #pump(): Promise<void> {
     if (this.#pumping) return;
     this.#pumping = true;
     try {
-      for (let next = this.#pick(); next && !this.#closed; next = this.#pick()) {
-        const chunk = this.#cut(next);
+      for (let next = this.#outbox.pick(this.#credit); next && !this.#closed; next = this.#outbox.pick(this.#credit)) {
+        let chunk: Uint8Array<ArrayBuffer>;
+        try {
+          chunk = this.#outbox.cut(next);
+        } catch (cause) {
+          this.#takeBack(next, toMeshError(cause)); // its own fault; the other frames go on
+          continue;
+        }
         this.#credit[next.lane] -= chunk.byteLength;
         this.bytesOut += chunk.byteLength;
         try {
@@ -187,76 +174,39 @@ export class Mux {
     }
   }
 
-  #pick(): Outgoing | undefined {
-    const ready = (o: Outgoing): boolean => this.#credit[o.lane] > 0;
-    const started = this.#queue.reduce((count, o) => count + (o.index > 0 ? 1 : 0), 0);
-    const small = this.#queue.findIndex((o) => o.count === 1 && ready(o));
-    const index =
-      small >= 0 ? small : this.#queue.findIndex((o) => ready(o) && (o.index > 0 || started < MAX_INTERLEAVED));
-    if (index < 0) return undefined;
-    const [chosen] = this.#queue.splice(index, 1);
-    if (chosen && chosen.index + 1 < chosen.count) this.#queue.push(chosen);
-    return chosen;
-  }
-
-  #cut(frame: Outgoing): Uint8Array<ArrayBuffer> {
-    const size = Math.min(this.#chunkBytes, frame.frameBytes - frame.index * this.#chunkBytes);
-    const out = new Uint8Array(CHUNK_HEADER_BYTES + size);
-    writeChunkHeader(out, {
-      type: 'data',
-      lane: frame.lane,
-      id: frame.id,
-      index: frame.index,
-      count: frame.count,
-      frameBytes: frame.frameBytes,
-    });
-    let filled = 0;
-    while (filled < size) {
-      const part = frame.parts[frame.part];
-      if (!part) throw new MeshError('internal', 'A frame ran out of bytes.', 'This is a defect: please report it.');
-      const take = part.subarray(frame.partOffset, frame.partOffset + size - filled);
-      out.set(take, CHUNK_HEADER_BYTES + filled);
-      filled += take.byteLength;
-      frame.partOffset += take.byteLength;
-      if (frame.partOffset >= part.byteLength) {
-        frame.part += 1;
-        frame.partOffset = 0;
-      }
-    }
-    frame.index += 1;
-    return out;
-  }
-
-  #cancel(frame: Outgoing, error: MeshError): void {
-    const at = this.#queue.indexOf(frame);
-    if (at >= 0) this.#queue.splice(at, 1);
+  #takeBack(frame: Outgoing, error: MeshError): void {
+    this.#outbox.remove(frame);
     if (frame.index < frame.count && frame.index > 0) this.#control({ type: 'cancel', id: frame.id });
     frame.settle.reject(error);
   }
 
   #receive(bytes: Uint8Array<ArrayBuffer>): void {
+    if (this.#closed) return;
     this.#lastHeard = this.#options.now();
     this.bytesIn += bytes.byteLength;
     try {
       this.#take(decodeChunk(bytes), bytes.byteLength);
     } catch (cause) {
-      const error = toMeshError(cause);
-      this.#control({ type: 'bye', payload: new TextEncoder().encode(error.message.slice(0, 200)) });
-      this.#end(error);
+      this.fail(toMeshError(cause));
     }
   }
 
   #take(chunk: Chunk, size: number): void {
     switch (chunk.type) {
       case 'data': {
+        this.#allowed[chunk.lane] -= size;
+        // Whoever has any credit left may send one whole chunk.
+        if (this.#allowed[chunk.lane] <= -this.#pipe.maxMessageBytes)
+          throw malformed(`the ${chunk.lane} lane went ${-this.#allowed[chunk.lane]} bytes beyond its credit`);
         const frame = this.#reassembly.add(chunk);
         if (frame) this.#deliver(frame, chunk.lane);
         this.#grant(chunk.lane, size);
         return;
       }
       case 'credit':
-        if (chunk.index > this.#options.windowBytes * 2) throw malformed(`a credit of ${chunk.index} bytes`);
         this.#credit[chunk.lane] += chunk.index;
+        if (this.#credit[chunk.lane] > this.#options.windowBytes)
+          throw malformed(`a credit of ${chunk.index} bytes, more than was sent`);
         void this.#pump();
         return;
       case 'cancel':
@@ -281,7 +231,7 @@ export class Mux {
   /** Requests count as backlog until released; replies were asked for and never do. */
   #deliver(frame: Uint8Array<ArrayBuffer>, lane: Lane): void {
     if (lane === 'reply') {
-      this.#listener.frame({ bytes: frame, release: () => undefined });
+      this.#listener.frame({ bytes: frame, lane, release: () => undefined });
       return;
     }
     const size = frame.byteLength;
@@ -293,7 +243,7 @@ export class Mux {
       this.#backlog -= size;
       this.#grant('request', 0);
     };
-    this.#listener.frame({ bytes: frame, release });
+    this.#listener.frame({ bytes: frame, lane, release });
   }
 
   /** Credits go back in lumps of a quarter window, so that they cost next to nothing, and not while the backlog is full. */
@@ -301,6 +251,7 @@ export class Mux {
     this.#owed[lane] += bytes;
     if (this.#owed[lane] < this.#options.windowBytes / 4) return;
     if (lane === 'request' && this.#backlog > this.#options.backlogBytes) return;
+    this.#allowed[lane] += this.#owed[lane];
     this.#control({ type: 'credit', lane, index: this.#owed[lane] });
     this.#owed[lane] = 0;
   }
@@ -325,8 +276,7 @@ export class Mux {
     this.#closed = error;
     clearInterval(this.#timer);
     this.#pipe.close(error.message);
-    for (const frame of this.#queue) frame.settle.reject(error);
-    this.#queue = [];
+    this.#outbox.rejectAll(error);
     for (const ping of this.#pings.values()) ping.reject(error);
     this.#listener.closed(error);
   }

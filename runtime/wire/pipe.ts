@@ -40,15 +40,20 @@ export class Inbox {
   listen(listener: PipeListener | null): void {
     this.#listener = listener;
     if (!listener) return;
+    const wasClosed = this.#closedReason !== null;
     const early = this.#early;
     this.#early = [];
     this.#earlyBytes = 0;
-    for (const message of early) this.push(message);
-    if (this.#closedReason !== null) listener.closed(this.#closedReason);
+    for (const message of early) this.#take(message);
+    if (wasClosed) listener.closed(this.#closedReason ?? '');
   }
 
-  /** False when the message was not taken, because nobody listens and too much waits already. */
+  /** False when the message was not taken, because nobody listens and too much waits already. After the end nothing comes. */
   push(message: Uint8Array<ArrayBuffer>): boolean {
+    return this.#closedReason !== null || this.#take(message);
+  }
+
+  #take(message: Uint8Array<ArrayBuffer>): boolean {
     if (this.#listener) {
       this.#listener.message(message);
       return true;

@@ -66,6 +66,33 @@ test('a process that exits with work in flight exits cleanly, with its own code'
   assert.equal(code, 7);
 });
 
+const isLinux = process.platform === 'linux';
+test(
+  'without a driver: no-gpu, and what to install',
+  { skip: isLinux ? false : 'drivers can be hidden only on Linux' },
+  async () => {
+    const script = `
+    import { platform } from '${new URL('../../node/platform.ts', import.meta.url).href}';
+    const { compute } = await platform.startCompute();
+    await compute.describe().catch(({ code, fix }) => console.log(code, fix));
+    process.exit(0);`;
+    const env = {
+      ...process.env,
+      VK_DRIVER_FILES: '/nonexistent.json',
+      VK_ICD_FILENAMES: '/nonexistent.json',
+      SKEIN_DAWN: 'backend=vulkan',
+    };
+    const child = spawn(process.execPath, ['--input-type=module', '--eval', script], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+      env,
+    });
+    let output = '';
+    child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));
+    await once(child, 'exit');
+    assert.match(output, /^no-gpu [^]*apt-get install/);
+  },
+);
+
 test('a call that never answers settles once with the death', async () => {
   let die: (reason: string) => void = () => {};
   const died = new Promise<string>((resolve) => (die = resolve));

@@ -1,0 +1,69 @@
+// Which stage a newcomer hosts. Pure: the directory's records in, a UID out.
+import { formatUid, parseUid, type Uid, type UidParts } from '../runtime/wire/ids.ts';
+import type { MeshRecord, RunRecord } from '../runtime/wire/records.ts';
+
+export interface StageChoice {
+  stage: string;
+  version: number;
+  subversion: number;
+  replicas: number;
+}
+
+type Records = ReadonlyMap<string, MeshRecord>;
+
+/** Without a run nobody knows what will be needed; every customary split has a first stage, and this is its usual name. */
+const DEFAULT_CHOICE: StageChoice = { stage: 'front', version: 0, subversion: 0, replicas: 0 };
+
+/** The stage of the newest run that has the fewest live replicas; of equals the first in the pipeline. */
+export function chooseStage(records: Records): StageChoice {
+  const run = newest([...records.values()].filter((record) => record.kind === 'run'));
+  const [best] = run ? stagesOf(records, run).sort((a, b) => a.replicas - b.replicas) : [];
+  return best ?? DEFAULT_CHOICE;
+}
+
+/** Every stage that one may help with: those of the runs, and those that somebody hosts already. */
+export function knownStages(records: Records): StageChoice[] {
+  const found = new Map<string, StageChoice>();
+  const add = (choice: StageChoice): void => {
+    found.set(`${choice.stage}.${choice.version}.${choice.subversion}`, choice);
+  };
+  for (const record of records.values()) {
+    if (record.kind === 'run') for (const choice of stagesOf(records, record)) add(choice);
+    else {
+      const { stage, version, subversion } = parseUid(record.name);
+      add({ stage, version, subversion, replicas: replicasOf(records, { stage, version, subversion }).length });
+    }
+  }
+  return [...found.values()];
+}
+
+/** The stage's UID with the lowest expert index, from `from` upwards, that nobody holds and that is not in `taken`. */
+export function freeUid(
+  records: Records,
+  choice: Pick<UidParts, 'stage' | 'version' | 'subversion'>,
+  taken: ReadonlySet<string>,
+  from = 0,
+): Uid {
+  for (let expertIndex = from; ; expertIndex += 1) {
+    const uid = formatUid({ ...choice, expertIndex });
+    if (!records.has(uid) && !taken.has(uid)) return uid;
+  }
+}
+
+function stagesOf(records: Records, { stages, version, subversion }: RunRecord): StageChoice[] {
+  return stages.map((stage) => {
+    const choice = { stage, version, subversion };
+    return { ...choice, replicas: replicasOf(records, choice).length };
+  });
+}
+
+function replicasOf(records: Records, choice: Pick<UidParts, 'stage' | 'version' | 'subversion'>): MeshRecord[] {
+  return [...records.values()].filter((record) => {
+    if (record.kind !== 'stage') return false;
+    const { stage, version, subversion } = parseUid(record.name);
+    return stage === choice.stage && version === choice.version && subversion === choice.subversion;
+  });
+}
+
+const newest = (runs: readonly RunRecord[]): RunRecord | undefined =>
+  [...runs].sort((a, b) => b.issuedAt - a.issuedAt)[0];

@@ -1,0 +1,55 @@
+// One line of text for an event in the page's log. The events are strangers' words: fields may be absent or of any type.
+import type { PublishedEvent } from '../runtime/mesh/monitor-client.ts';
+import { plainText } from './format.ts';
+
+export interface LogLine {
+  key: number;
+  at: number;
+  isWarning: boolean;
+  text: string;
+}
+
+type Fields = Record<string, unknown>;
+
+/** What is known to be of use to a person; figures have places of their own on the page. */
+const LINES: Record<string, (e: Fields) => string> = {
+  'peer.joined': (e) => `${peer(e.peer)} joined as ${show(e.role)}`,
+  'peer.left': (e) => `${peer(e.peer)} left: ${show(e.reason)}`,
+  'gpu.found': (e) => `${peer(e.publisher)} has ${show(e.device)}${e.isSoftware === true ? ' (software driver)' : ''}`,
+  'stage.ready': (e) => `${show(e.uid)} is ready on ${peer(e.publisher)}`,
+  'stage.opened': (e) => `${show(e.uid)} opened for ${show(e.run)}`,
+  'stage.adopted': (e) => `${show(e.uid)} took over the state of ${show(e.from)} at step ${show(e.step)}`,
+  'stage.closed': (e) => `${show(e.uid)} is free again`,
+  'stage.rejected': (e) => `${show(e.uid)} refused a request: ${show(e.reason)}`,
+  'link.up': (e) => `${peer(e.publisher)} reached ${peer(e.peer)} over ${show(e.transport)}`,
+  'link.moved': (e) => `${peer(e.publisher)} moved its link to ${peer(e.peer)} from ${show(e.from)} to ${show(e.to)}`,
+  'link.down': (e) => `${peer(e.publisher)} lost its link to ${peer(e.peer)}: ${show(e.reason)}`,
+  'hop.replaced': (e) => `${show(e.uid)} was replaced by ${show(e.by)}: ${show(e.reason)}`,
+  'step.retried': (e) => `Step ${show(e.step)} is tried again: ${show(e.reason)}`,
+  'trainer.started': (e) => `Trainer ${show(e.trainer)}: ${show(e.path)}`,
+  'trainer.stopped': (e) => `Trainer ${show(e.trainer)} stopped: ${show(e.reason)}`,
+  'run.waiting': (e) => `${show(e.run)} waits for ${show(e.missing)}`,
+  'run.started': (e) => `${show(e.run)} started over ${show(e.stages)}`,
+  'run.evaluated': (e) => `${show(e.run)}: ${percent(e.accuracy)} right after epoch ${show(e.epoch)}`,
+  'run.done': (e) => `${show(e.run)} is done: ${percent(e.accuracy)} right`,
+  'run.failed': (e) => `${show(e.run)} failed: ${show(e.message)} ${show(e.fix)}`,
+  log: (e) => show(e.message),
+};
+
+const WARNINGS: ReadonlySet<string> = new Set(['run.failed', 'hop.replaced', 'step.retried', 'stage.rejected']);
+
+/** Null for kinds that the log leaves out. */
+export function logLine(event: PublishedEvent, key: number): LogLine | null {
+  const line = Object.hasOwn(LINES, event.kind) ? LINES[event.kind] : undefined;
+  if (!line) return null;
+  const isWarning = WARNINGS.has(event.kind) || (event.kind === 'log' && event.level === 'warn');
+  return { key, at: Number(event.at) || 0, isWarning, text: line({ ...event }) };
+}
+
+function show(value: unknown): string {
+  const text = Array.isArray(value) ? value.map(String).join(' → ') : String(value ?? '?');
+  return plainText(text, 240);
+}
+
+const peer = (value: unknown): string => (value === 'monitor' ? 'the monitor' : show(value).slice(0, 8));
+const percent = (value: unknown): string => `${(Number(value) * 100).toFixed(1)} %`;
