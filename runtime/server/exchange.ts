@@ -40,6 +40,8 @@ export async function reduce(
     }),
   );
   context.signal.throwIfAborted();
+  // While the parts were on their way a newer attempt may have begun, whose gradient this sum must not touch.
+  run.expectHeld(body.step, body.attempt, own.microbatches);
   if (parts.length > 1 || holders[0] !== own)
     await compute.combine(
       run.handle,
@@ -48,6 +50,7 @@ export async function reduce(
       parts.map(() => 1),
       'set',
     );
+  run.expectHeld(body.step, body.attempt, own.microbatches);
   run.isReduced = true;
   return { body: { microbatches: holders.flatMap((member) => member.microbatches) } };
 }

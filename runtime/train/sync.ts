@@ -73,7 +73,7 @@ async function runAll(
     await Promise.all(Array.from({ length: Math.min(tasks.length, trainers.length * config.inflight) }, drive));
   } catch (cause) {
     // The others of this attempt count for nothing now: their work is called off rather than waited for.
-    stop.abort(new MeshError('cancelled', 'The attempt failed elsewhere.', 'Nothing to do.'));
+    stop.abort(attemptFailed());
     throw cause;
   }
   return { loss, held: [...held.values()] };
@@ -81,20 +81,21 @@ async function runAll(
 
 async function reduceAll(session: Session, held: readonly Held[], step: number, attempt: number): Promise<void> {
   const { run, ask, config, signal, plans } = session.options;
-  await Promise.all(
-    plans.flatMap((_, stage) => {
-      const ofStage = held.filter(({ member }) => member.stage === stage);
-      const members = ofStage.map(({ member, microbatches }) => ({ replica: member.replica, microbatches }));
-      return ofStage.map(({ member }) =>
-        ask(
-          member.replica,
-          'stage.reduce',
-          { uid: member.replica.uid, run, step, attempt, members },
-          { signal, deadlineMs: config.deadlineMs },
-        ),
-      );
-    }),
-  );
+  const stop = new AbortController();
+  const options = { signal: AbortSignal.any([signal, stop.signal]), deadlineMs: config.deadlineMs };
+  const requests = plans.flatMap((_, stage) => {
+    const ofStage = held.filter(({ member }) => member.stage === stage);
+    const members = ofStage.map(({ member, microbatches }) => ({ replica: member.replica, microbatches }));
+    return ofStage.map(({ member }) =>
+      ask(member.replica, 'stage.reduce', { uid: member.replica.uid, run, step, attempt, members }, options),
+    );
+  });
+  try {
+    await Promise.all(requests);
+  } catch (cause) {
+    stop.abort(attemptFailed());
+    throw cause;
+  }
 }
 
 /** The commit. Every member has the whole gradient by now, so one that fails here only drops out and adopts the state later. */
@@ -159,6 +160,8 @@ function contributions(session: Session, held: readonly Held[]): Record<string, 
     ]),
   );
 }
+
+const attemptFailed = (): MeshError => new MeshError('cancelled', 'The attempt failed elsewhere.', 'Nothing to do.');
 
 /** What another attempt cannot mend. */
 const isHopeless = (error: MeshError): boolean =>

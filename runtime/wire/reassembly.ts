@@ -41,6 +41,7 @@ export class Reassembly {
         if (chunk.payload.byteLength !== chunk.frameBytes) throw lying(chunk, chunk.payload.byteLength);
         return chunk.payload.slice();
       }
+      if (chunk.count > chunk.frameBytes) throw malformed(`${chunk.count} chunks for ${chunk.frameBytes} bytes`);
       this.#admit(chunk);
       partial = { bytes: new Uint8Array(chunk.frameBytes), filled: 0, next: 0, count: chunk.count, lane: chunk.lane };
       this.#open.set(chunk.id, partial);

@@ -1,0 +1,72 @@
+// Who hosts what: the live records of the directory, with the newest figures that their peers published.
+import type { StageRecord } from '../../runtime/wire/records.ts';
+import { plainText, rate, shortPeer } from '../format.ts';
+import type { State } from '../state.ts';
+
+export function StagesTable({ state }: { state: State }) {
+  const stages = state.stages.value;
+  const peers = new Set(stages.map((record) => record.peer)).size;
+  return (
+    <section class="card" aria-labelledby="peers-title">
+      <div class="title">
+        <h2 id="peers-title">Peers and stages</h2>
+        <span class="muted">
+          <span data-testid="peers-count">{peers}</span> {peers === 1 ? 'peer' : 'peers'},{' '}
+          <span data-testid="stages-count">{stages.length}</span> {stages.length === 1 ? 'stage' : 'stages'}
+        </span>
+      </div>
+      {stages.length === 0 ? (
+        <p class="muted">Nobody lends a GPU yet. Be the first with the button above, or lend a headless machine.</p>
+      ) : (
+        <table>
+          <thead>
+            <tr>
+              <th scope="col">Stage</th>
+              <th scope="col">GPU</th>
+              <th scope="col">Where</th>
+              <th scope="col" class="number">
+                Samples/s
+              </th>
+              <th scope="col" class="number">
+                At work
+              </th>
+            </tr>
+          </thead>
+          <tbody data-testid="stages">
+            {stages.map((record) => (
+              <Row key={record.name} record={record} state={state} />
+            ))}
+          </tbody>
+        </table>
+      )}
+    </section>
+  );
+}
+
+function Row({ record, state }: { record: StageRecord; state: State }) {
+  const { lending } = state;
+  const isOwn = lending.value.kind === 'lending' && lending.value.uid === record.name;
+  const stats = state.stats.value.get(record.name);
+  const isFresh = record.run !== null && stats?.publisher === record.peer;
+  return (
+    <tr>
+      <th scope="row">
+        <code>{record.name}</code>
+        {isOwn ? <span class="tag">this tab</span> : null}
+      </th>
+      <td data-label="GPU">
+        {plainText(record.device)}
+        {record.isSoftware ? <span class="tag">software</span> : null}
+      </td>
+      <td data-label="Where">
+        {record.host === 'browser' ? 'browser' : 'Node'} <span class="muted">{shortPeer(record.peer)}</span>
+      </td>
+      <td data-label="Samples/s" class="number">
+        {rate(isFresh ? (stats?.samplesPerSecond ?? 0) : record.samplesPerSecond)}
+      </td>
+      <td data-label="At work" class="number">
+        {record.load}
+      </td>
+    </tr>
+  );
+}
