@@ -11,14 +11,16 @@ export interface StageChoice {
 
 type Records = ReadonlyMap<string, MeshRecord>;
 
-/** Without a run nobody knows what will be needed; every customary split has a first stage, and this is its usual name. */
-const DEFAULT_CHOICE: StageChoice = { stage: 'front', version: 0, subversion: 0, replicas: 0 };
+type Pipeline = Pick<RunRecord, 'stages' | 'version' | 'subversion'>;
+
+/** What a run without a configuration of its own is made of: as long as nobody has started one, this is what will be needed. */
+const DEFAULT_PIPELINE: Pipeline = { stages: ['front', 'back'], version: 0, subversion: 0 };
 
 /** The stage of the newest run that has the fewest live replicas; of equals the first in the pipeline. */
 export function chooseStage(records: Records): StageChoice {
   const run = newest([...records.values()].filter((record) => record.kind === 'run'));
-  const [best] = run ? stagesOf(records, run).sort((a, b) => a.replicas - b.replicas) : [];
-  return best ?? DEFAULT_CHOICE;
+  const stages = stagesOf(records, run ?? DEFAULT_PIPELINE);
+  return stages.reduce((best, stage) => (stage.replicas < best.replicas ? stage : best));
 }
 
 /** Every stage that one may help with: those of the runs, and those that somebody hosts already. */
@@ -50,7 +52,7 @@ export function freeUid(
   }
 }
 
-function stagesOf(records: Records, { stages, version, subversion }: RunRecord): StageChoice[] {
+function stagesOf(records: Records, { stages, version, subversion }: Pipeline): StageChoice[] {
   return stages.map((stage) => {
     const choice = { stage, version, subversion };
     return { ...choice, replicas: replicasOf(records, choice).length };

@@ -23,7 +23,8 @@ const LINES: Record<string, (e: Fields) => string> = {
   'stage.rejected': (e) => `${show(e.uid)} refused a request: ${show(e.reason)}`,
   'link.up': (e) => `${peer(e.publisher)} reached ${peer(e.peer)} over ${show(e.transport)}`,
   'link.moved': (e) => `${peer(e.publisher)} moved its link to ${peer(e.peer)} from ${show(e.from)} to ${show(e.to)}`,
-  'link.down': (e) => `${peer(e.publisher)} lost its link to ${peer(e.peer)}: ${show(e.reason)}`,
+  'link.down': (e) =>
+    `The link of ${peer(e.publisher)} to ${peer(e.peer)} over ${show(e.transport)} ended: ${show(e.reason)}`,
   'hop.replaced': (e) => `${show(e.uid)} was replaced by ${show(e.by)}: ${show(e.reason)}`,
   'step.retried': (e) => `Step ${show(e.step)} is tried again: ${show(e.reason)}`,
   'trainer.started': (e) => `Trainer ${show(e.trainer)}: ${show(e.path)}`,
@@ -41,7 +42,7 @@ const WARNINGS: ReadonlySet<string> = new Set(['run.failed', 'hop.replaced', 'st
 /** Null for kinds that the log leaves out. */
 export function logLine(event: PublishedEvent, key: number): LogLine | null {
   const line = Object.hasOwn(LINES, event.kind) ? LINES[event.kind] : undefined;
-  if (!line) return null;
+  if (!line || isOfWatcher(event)) return null;
   const isWarning = WARNINGS.has(event.kind) || (event.kind === 'log' && event.level === 'warn');
   return { key, at: Number(event.at) || 0, isWarning, text: line({ ...event }) };
 }
@@ -50,6 +51,9 @@ function show(value: unknown): string {
   const text = Array.isArray(value) ? value.map(String).join(' → ') : String(value ?? '?');
   return plainText(text, 240);
 }
+
+/** Who only looks at the page, as everybody does who opens it, changes nothing. */
+const isOfWatcher = (event: PublishedEvent): boolean => event.kind === 'peer.joined' && event.role === 'observer';
 
 const peer = (value: unknown): string => (value === 'monitor' ? 'the monitor' : show(value).slice(0, 8));
 const percent = (value: unknown): string => `${(Number(value) * 100).toFixed(1)} %`;

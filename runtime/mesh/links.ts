@@ -41,6 +41,8 @@ export class Links {
   readonly #dialling = new Map<PeerId, Promise<Channel>>();
   readonly #lastTransport = new Map<PeerId, TransportKind>();
   readonly #stop = new AbortController();
+  /** What went over links that are closed. */
+  readonly #past = { bytesIn: 0, bytesOut: 0 };
 
   constructor(options: LinksOptions) {
     this.#options = options;
@@ -98,9 +100,9 @@ export class Links {
     });
   }
 
+  /** Bytes since the start, over links that are gone too. */
   traffic(): { bytesIn: number; bytesOut: number } {
-    let bytesIn = 0;
-    let bytesOut = 0;
+    let { bytesIn, bytesOut } = this.#past;
     for (const channels of this.#channels.values())
       for (const channel of channels) {
         bytesIn += channel.bytesIn;
@@ -248,6 +250,8 @@ export class Links {
     const at = channels?.indexOf(channel) ?? -1;
     if (!channels || at < 0) return;
     channels.splice(at, 1);
+    this.#past.bytesIn += channel.bytesIn;
+    this.#past.bytesOut += channel.bytesOut;
     if (channels.length === 0) this.#channels.delete(channel.peer);
     if (this.#stop.signal.aborted) return;
     this.#options.emit({ kind: 'link.down', peer: channel.peer, transport: channel.transport, reason: error.message });

@@ -46,7 +46,7 @@ export class HostedStage {
     return this.#current;
   }
 
-  /** A paused stage turns requests away, so that other replicas take them. */
+  /** A paused stage turns new work away, so that other replicas take it; a step that was begun is committed all the same. */
   pause(isPaused: boolean): void {
     this.#isPaused = isPaused;
   }
@@ -67,17 +67,12 @@ export class HostedStage {
   }
 
   expect(run: RunId): StageRun {
-    if (this.#isPaused)
-      throw new MeshError(
-        'no-stage',
-        `${this.uid} is paused.`,
-        'Another replica takes over; resume it to use it again.',
-      );
     if (this.#current?.run === run) return this.#current;
     throw new MeshError('no-stage', `${this.uid} does not serve run ${run}.`, 'Open the stage for that run first.');
   }
 
   async forward(body: Forward, tensors: Tensors, context: Context): Promise<Answer<'stage.forward'>> {
+    this.#expectActive();
     const run = this.expect(body.run);
     const { x, y } = this.#inputs(run, tensors);
     const rows = x.shape[0] ?? 0;
@@ -97,6 +92,7 @@ export class HostedStage {
   }
 
   async infer(body: Request<'stage.infer'>, tensors: Tensors, context: Context): Promise<Answer<'stage.infer'>> {
+    this.#expectActive();
     const run = this.expect(body.run);
     const { x } = this.#inputs(run, tensors);
     const key = `infer.${crypto.randomUUID()}`;
@@ -253,6 +249,7 @@ export class HostedStage {
 
   async #open(body: OpenRequest, owner: PeerId): Promise<StageRun> {
     const { compute, emit, pinned } = this.options;
+    this.#expectActive();
     if (pinned) expectPinned(this.uid, pinned, body.spec);
     const current = this.#current;
     if (current?.run === body.run && JSON.stringify(current.spec) === JSON.stringify(body.spec)) {
@@ -286,6 +283,12 @@ export class HostedStage {
       parameterBytes: info.parameterBytes,
     });
     return this.#current;
+  }
+
+  #expectActive(): void {
+    if (!this.#isPaused) return;
+    const fix = 'Another replica takes over; resume it to use it again.';
+    throw new MeshError('no-stage', `${this.uid} is paused.`, fix);
   }
 
   #report(error: MeshError): MeshError {

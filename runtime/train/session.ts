@@ -84,21 +84,30 @@ export class Session {
     return this.trainers;
   }
 
-  /** Opens newcomers: from the seed while nothing was trained yet, else with the state of a member that has it. */
-  async admit(step: number): Promise<void> {
+  /**
+   * Opens newcomers: from the seed while nothing was trained yet, else with the state of a member that has it. Where no member has
+   * it, a newcomer may be one that was away (paused) and still holds it; returned are the stages where one came that does not.
+   */
+  async admit(step: number): Promise<ReadonlySet<number>> {
     const { roster } = this.options;
+    const bereft = new Set<number>();
     await Promise.all(
       roster.candidates().map(async (member) => {
         const [source] = roster.members('active', member.stage);
-        if (step > 0 && !source) return;
         try {
-          await (step > 0 && source ? this.#adopt(member, source) : this.#open(member));
+          if (step === 0) await this.#open(member);
+          else if (source) await this.#adopt(member, source);
+          else if (!(await this.#holds(member, step))) {
+            if (member.state === 'new') bereft.add(member.stage);
+            return;
+          }
           if (roster.byUid(member.replica.uid) === member) roster.setActive(member);
         } catch (cause) {
           this.#refuse(member, toMeshError(cause));
         }
       }),
     );
+    return bereft;
   }
 
   /** After a failure: whoever does not answer, or is at another step, drops out. */
@@ -137,20 +146,13 @@ export class Session {
     let lastMissing = '';
     for (;;) {
       signal.throwIfAborted();
-      await this.admit(step);
-      const missing = plans.filter((_, stage) => roster.members('active', stage).length === 0).map((plan) => plan.name);
+      const bereft = await this.admit(step);
+      const isMissing = (stage: number): boolean => roster.members('active', stage).length === 0;
+      const missing = plans.filter((_, stage) => isMissing(stage)).map((plan) => plan.name);
       if (missing.length === 0) return;
       if (missing.join() !== lastMissing) emit({ kind: 'run.waiting', run, missing });
       lastMissing = missing.join();
-      const hopeless =
-        step > 0 &&
-        missing.some(
-          (name) =>
-            roster.members(
-              'new',
-              plans.findIndex((plan) => plan.name === name),
-            ).length > 0,
-        );
+      const hopeless = [...bereft].some(isMissing);
       if (hopeless || performance.now() > until)
         throw new MeshError(
           'no-replica',
@@ -182,6 +184,16 @@ export class Session {
         `${member.replica.uid} is at step ${body.step} of this run already.`,
         'Give the run another name.',
       );
+  }
+
+  /** Whether it holds the run's state as of this step already; async members are at steps of their own. */
+  async #holds(member: Member, step: number): Promise<boolean> {
+    const { body } = await this.options.ask(member.replica, 'stage.open', this.#openBody(member), {
+      deadlineMs: OPEN_MS,
+      signal: this.options.signal,
+    });
+    this.#expectFit(member, body.info);
+    return this.options.config.mode === 'sync' ? body.step === step : body.step > 0;
   }
 
   async #adopt(member: Member, source: Member): Promise<void> {

@@ -2,7 +2,7 @@
 import { encode } from '../../runtime/safetensors.ts';
 import { encodeChunk, type Chunk } from '../../runtime/wire/chunk.ts';
 import { encodeFrame } from '../../runtime/wire/frame.ts';
-import { MB, noise } from './channels.ts';
+import { bytesTensor, MB, noise } from './channels.ts';
 
 type Bytes = Uint8Array<ArrayBuffer>;
 const text = (value: string): Bytes => new TextEncoder().encode(value);
@@ -25,11 +25,12 @@ function poked(bytes: Bytes, at: number, value: number): Bytes {
 
 const envelope = (value: unknown): Bytes => encode(new Map(), { skein: JSON.stringify(value) });
 const request = { type: 'request', id: 7, kind: 'link.probe', deadlineMs: 60_000, body: {} } as const;
-const requestBytes = (): Bytes => Uint8Array.from(encodeFrame(request).flatMap((part) => [...part]));
+function requestBytes(id: number, size = 0): Bytes {
+  return new Uint8Array(Buffer.concat(encodeFrame({ ...request, id }, bytesTensor(new Uint8Array(size)))));
+}
 const nested = '['.repeat(20_000) + ']'.repeat(20_000);
 
 export const HOSTILE: Record<string, { code: 'malformed' | 'too-large'; messages: () => Bytes[] }> = {
-  'an empty message': { code: 'malformed', messages: () => [new Uint8Array(0)] },
   'half a header': { code: 'malformed', messages: () => [new Uint8Array(19)] },
   noise: { code: 'malformed', messages: () => [noise(1_000, 99)] },
   'an unknown chunk type': { code: 'malformed', messages: () => [poked(data({}), 0, 6)] },
@@ -63,13 +64,11 @@ export const HOSTILE: Record<string, { code: 'malformed' | 'too-large'; messages
     code: 'too-large',
     messages: () => Array.from({ length: 300 }, (_, id) => data({ id, count: 2, frameBytes: 20, payload: noise(10) })),
   },
-  'bytes beyond the credit': {
+  'requests beyond the credit': {
     code: 'malformed',
-    messages: () =>
-      Array.from({ length: 160 }, (_, index) =>
-        data({ index, count: 2_000, frameBytes: 2_000 * 60_000, payload: noise(60_000) }),
-      ).slice(0, 160),
+    messages: () => Array.from({ length: 160 }, (_, i) => whole(requestBytes(i + 1, 60_000))),
   },
+  'the same request twice': { code: 'malformed', messages: () => [whole(requestBytes(9)), whole(requestBytes(9))] },
   'credit for bytes that were never sent': {
     code: 'malformed',
     messages: () => [encodeChunk({ type: 'credit', index: 4 * MB })],
@@ -104,5 +103,5 @@ export const HOSTILE: Record<string, { code: 'malformed' | 'too-large'; messages
   'an unknown envelope': { code: 'malformed', messages: () => [whole(envelope({ type: 'command', id: 1 }))] },
   'a negative id': { code: 'malformed', messages: () => [whole(envelope({ ...request, id: -1 }))] },
   'an eternal deadline': { code: 'malformed', messages: () => [whole(envelope({ ...request, deadlineMs: 1e12 }))] },
-  'a request in the reply lane': { code: 'malformed', messages: () => [whole(requestBytes(), 'reply')] },
+  'a request in the reply lane': { code: 'malformed', messages: () => [whole(requestBytes(1), 'reply')] },
 };

@@ -29,6 +29,8 @@ export interface PairMaker {
   name: string;
   /** Why it cannot run here; null if it can. */
   skip: string | null;
+  /** By a monitor. */
+  isIntroduced: boolean;
   make(): Promise<Pair>;
 }
 
@@ -127,13 +129,14 @@ export async function hasWebRtc(): Promise<string | null> {
 /** All of them. `server` introduces and relays. */
 export async function pairMakers(server: MonitorServer): Promise<PairMaker[]> {
   return [
-    { name: 'local', skip: null, make: localPipes },
-    { name: 'tcp', skip: null, make: () => tcpPipes() },
-    { name: 'tcp with TLS', skip: null, make: tlsPipes },
-    { name: 'webrtc', skip: await hasWebRtc(), make: () => introduced(server, webrtcOf) },
+    { name: 'local', skip: null, isIntroduced: false, make: localPipes },
+    { name: 'tcp', skip: null, isIntroduced: false, make: () => tcpPipes() },
+    { name: 'tcp with TLS', skip: null, isIntroduced: false, make: tlsPipes },
+    { name: 'webrtc', skip: await hasWebRtc(), isIntroduced: true, make: () => introduced(server, webrtcOf) },
     {
       name: 'relay',
       skip: null,
+      isIntroduced: true,
       make: () => introduced(server, (sessions) => Promise.resolve(relayTransport(sessions))),
     },
   ];

@@ -111,11 +111,6 @@ export function trainMeshed(config: RunConfig, data: RunData, join: string, tran
   const events: MeshEvent[] = [];
   const bus = new EventBus();
   bus.on((event) => void events.push(event));
-  if (process.env.SKEIN_TEST_TRACE)
-    bus.on((event) => {
-      if (event.kind !== 'run.progress' && event.kind !== 'step.applied')
-        console.error(Math.round(performance.now()), JSON.stringify(event).slice(0, 260));
-    });
   const { signal } = new AbortController();
   const run = async (): Promise<{ events: MeshEvent[]; weights: Tensors }> => {
     const peer = await joinFromNode({

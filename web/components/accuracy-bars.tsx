@@ -13,7 +13,16 @@ export function AccuracyBars({ shares }: { shares: readonly number[] }) {
             // A class has no other name than its place.
             <li key={index}>
               <span>{index}</span>
-              <meter min={0} max={1} value={share} aria-label={`Class ${index}`} />
+              <span
+                class="track"
+                role="meter"
+                aria-label={`Class ${index}`}
+                aria-valuemin={0}
+                aria-valuemax={100}
+                aria-valuenow={Math.round(share * 1_000) / 10}
+              >
+                <span style={{ width: percent(share).replace(' ', '') }} />
+              </span>
               <span class="number">{percent(share)}</span>
             </li>
           ))}

@@ -67,7 +67,7 @@ function optionsFor(element: HTMLElement): UPlot.Options {
       y: { range: (_, min, max) => [Math.max(0, min - (max - min) * 0.1), max * 1.05 || 1] },
     },
     axes: [
-      { ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000] },
+      { ...axis, size: 32, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 100_000] },
       { ...axis, size: 48 },
     ],
     series: [{}, { stroke: colour('--accent'), width: 2, points: { show: false } }],

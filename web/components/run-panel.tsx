@@ -97,7 +97,8 @@ function NoRun() {
     <section class="card" data-testid="no-run">
       <h2>No run yet</h2>
       <p class="muted">
-        Nobody trains on this mesh now. When somebody starts a run, its progress, loss and accuracy appear here.
+        Nobody trains on this mesh now. Lend a GPU for each stage, then start a run with the command below: its
+        progress, loss and accuracy appear here.
       </p>
     </section>
   );

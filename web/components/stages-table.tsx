@@ -47,7 +47,7 @@ function Row({ record, state }: { record: StageRecord; state: State }) {
   const { lending } = state;
   const isOwn = lending.value.kind === 'lending' && lending.value.uid === record.name;
   const stats = state.stats.value.get(record.name);
-  const isFresh = record.run !== null && stats?.publisher === record.peer;
+  const isFresh = stats?.publisher === record.peer;
   return (
     <tr>
       <th scope="row">
@@ -55,14 +55,18 @@ function Row({ record, state }: { record: StageRecord; state: State }) {
         {isOwn ? <span class="tag">this tab</span> : null}
       </th>
       <td data-label="GPU">
-        {plainText(record.device)}
-        {record.isSoftware ? <span class="tag">software</span> : null}
+        <span>
+          {plainText(record.device)}
+          {record.isSoftware ? <span class="tag">software</span> : null}
+        </span>
       </td>
       <td data-label="Where">
-        {record.host === 'browser' ? 'browser' : 'Node'} <span class="muted">{shortPeer(record.peer)}</span>
+        <span>
+          {record.host === 'browser' ? 'browser' : 'Node'} <span class="muted">{shortPeer(record.peer)}</span>
+        </span>
       </td>
       <td data-label="Samples/s" class="number">
-        {rate(isFresh ? (stats?.samplesPerSecond ?? 0) : record.samplesPerSecond)}
+        {record.run === null ? '–' : rate(isFresh ? stats.samplesPerSecond : record.samplesPerSecond)}
       </td>
       <td data-label="At work" class="number">
         {record.load}
