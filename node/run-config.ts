@@ -1,6 +1,7 @@
 // Reads a run's YAML file; an error names the line.
 import { readFileSync } from 'node:fs';
-import { LineCounter, parseDocument, isMap, isSeq, type Node } from 'yaml';
+import { LineCounter, parseDocument, isMap, isSeq, visit, type Document, type Node } from 'yaml';
+import type { z } from 'zod';
 import { MeshError } from '../runtime/errors.ts';
 import { parseRunConfig, runConfigSchema, type RunConfig } from '../runtime/train/config.ts';
 
@@ -23,15 +24,42 @@ export function readRunConfig(file: string | undefined, over: Record<string, unk
   const document = parseDocument(text, { lineCounter: lines });
   const [syntax] = document.errors;
   if (syntax) throw wrong(`${file}:${lines.linePos(syntax.pos[0]).line}: ${syntax.message.split('\n')[0] ?? ''}`);
-  const value: unknown = document.toJS() ?? {};
+  const value = valueOf(document, file, lines);
   const parsed = runConfigSchema.safeParse(value);
   if (!parsed.success) {
-    const issue = parsed.error.issues[0];
+    const [issue] = parsed.error.issues.map(closest);
     const unknown = issue?.code === 'unrecognized_keys' ? issue.keys[0] : undefined;
     const path = [...(issue?.path ?? []), ...(unknown === undefined ? [] : [unknown])];
-    throw wrong(`${file}:${lineAt(document.contents, path, lines)}: ${path.join('.')}: ${issue?.message ?? ''}`);
+    const where = path.join('.') || 'the document';
+    throw wrong(`${file}:${lineAt(document.contents, path, lines)}: ${where}: ${issue?.message ?? ''}`);
   }
   return parseRunConfig({ ...(value as object), ...given });
+}
+
+/** Throws for what YAML only finds when it builds the values: an alias to nothing, or to far too much. */
+function valueOf(document: Document, file: string, lines: LineCounter): unknown {
+  try {
+    return document.toJS() ?? {};
+  } catch (cause) {
+    let at = 0;
+    visit(document, {
+      Alias: (_, alias) => {
+        at = alias.range?.[0] ?? 0;
+        return alias.resolve(document) ? undefined : visit.BREAK;
+      },
+    });
+    throw wrong(`${file}:${lines.linePos(at).line}: ${(cause as Error).message}`);
+  }
+}
+
+/** Where a value may be one of several things: what is wrong with it as the one that it comes closest to. */
+function closest(issue: z.core.$ZodIssue): z.core.$ZodIssue {
+  if (issue.code !== 'invalid_union') return issue;
+  const closeness = (one: z.core.$ZodIssue): number =>
+    one.path.length > 0 || one.code === 'unrecognized_keys' ? 2 : one.code === 'invalid_type' ? 0 : 1;
+  const tried = issue.errors.flatMap(([first]) => (first ? [first] : []));
+  const best = tried.sort((a, b) => closeness(b) - closeness(a))[0];
+  return best ? closest({ ...best, path: [...issue.path, ...best.path] }) : issue;
 }
 
 function lineAt(root: unknown, path: readonly PropertyKey[], lines: LineCounter): number {

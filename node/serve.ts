@@ -19,7 +19,9 @@ const DRAIN_MS = 8_000;
 
 const schema = z.strictObject({
   join: z.string({ error: 'is needed: the join link that the monitor printed' }),
-  stage: list(z.string()).refine((stages) => stages.length > 0, 'name at least one stage UID, such as front.0.0.0'),
+  stage: list(z.string())
+    .refine((stages) => stages.length > 0, 'name at least one stage UID, such as front.0.0.0')
+    .refine((stages) => new Set(stages).size === stages.length, 'name each stage UID once'),
   host: z.string().default('127.0.0.1'),
   port: port.default(FIRST_PORT),
   model: z.string().optional(),
@@ -27,6 +29,7 @@ const schema = z.strictObject({
     .string()
     .regex(/^\d+:\d+$/, 'is FROM:TO, such as 0:1')
     .optional(),
+  tls: z.enum(['auto', 'on', 'off']).default('auto'),
   transports: allowSchema,
 });
 
@@ -43,6 +46,7 @@ export const serve = command({
     ),
     option('--model <file>', 'serve only this model: its spec.json (with --layers)'),
     option('--layers <from:to>', 'serve only these layers of --model'),
+    option('--tls <auto|on|off>', 'encrypt direct links to this peer (default: auto, when --host is not this machine)'),
     option('--transports <names...>', 'links may use only these: tcp, webrtc, relay (default: all)'),
   ],
   schema,
@@ -68,6 +72,7 @@ export const serve = command({
       role: 'server',
       host: options.host,
       port: options.port,
+      tls: options.tls,
       emit,
       signal,
       ...(options.transports ? { allow: options.transports } : {}),

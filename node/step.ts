@@ -1,27 +1,24 @@
 // One training step from files to a file: the door for comparing with any other framework. The stages are peers of their own that
 // talk over links, as in a mesh.
-import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
-import { modelSpecSchema, optimizerSpecSchema, type ModelSpec, type OptimizerSpec } from '../runtime/compute.ts';
-import { MeshError, toMeshError } from '../runtime/errors.ts';
+import { optimizerSpecSchema, type ModelSpec, type OptimizerSpec } from '../runtime/compute.ts';
+import { MeshError } from '../runtime/errors.ts';
 import type { Emit } from '../runtime/events.ts';
 import { LocalHub } from '../runtime/mesh/local.ts';
 import { joinMesh, type Peer } from '../runtime/mesh/peer.ts';
 import { randomText } from '../runtime/mesh/identity.ts';
 import { layerCount, splitLayers, stageInfo } from '../runtime/model/spec.ts';
-import { decode } from '../runtime/safetensors.ts';
 import { StageHost } from '../runtime/server/host.ts';
-import { f32Tensor, i32Of, i32Tensor, type Tensor, type Tensors } from '../runtime/tensor.ts';
+import { f32Tensor, type Tensor, type Tensors } from '../runtime/tensor.ts';
 import { stageNames } from '../runtime/train/config.ts';
 import { parseUid, runIdSchema } from '../runtime/wire/ids.ts';
 import type { Replica } from '../runtime/wire/messages.ts';
 import { command, option } from './command.ts';
+import { expectWritable, saveModel } from './model-file.ts';
 import { platform } from './platform.ts';
-import { saveModel } from './train.ts';
+import { readBatch, readSpec, readWeights } from './step-files.ts';
 
 const DEADLINE_MS = 600_000;
-/** Rows with this target do not count. */
-const IGNORED = -100;
 
 const number = z.coerce.number();
 const needed = (what: string): z.ZodString => z.string({ error: `is needed: ${what}` });
@@ -72,16 +69,9 @@ export const step = command({
     const model = await readSpec(options.model);
     const counts = options.split?.split(',').map(Number) ?? [layerCount(model)];
     const spans = splitLayers(model, counts);
-    const { x, y } = readBatch(await readTensors(options.batch), options.batch);
-    const weights = checkNames(model, await readTensors(options.weights), options.weights);
-    const rows = y.shape[0] ?? 0;
-    const counted = i32Of(y).reduce((sum, target) => sum + (target === IGNORED ? 0 : 1), 0);
-    if (counted === 0)
-      throw new MeshError(
-        'bad-file',
-        `${options.batch}: y has no target that counts.`,
-        'Give at least one target that is not -100.',
-      );
+    const { x, y, rows, counted } = await readBatch(options.batch, model);
+    const weights = await readWeights(options.weights, model);
+    await expectWritable(options.out);
     const mesh = await localMesh(spans.length, emit);
     try {
       const { result, loss, gradientNorm } = await oneStep({
@@ -241,71 +231,5 @@ function optimizerOf(options: Options): OptimizerSpec {
     'usage',
     `The optimizer is wrong: ${issue?.path.join('.') ?? ''}: ${issue?.message ?? ''}.`,
     'See --help for what each option takes.',
-  );
-}
-
-async function readSpec(file: string): Promise<ModelSpec> {
-  const text = await readBytes(file);
-  try {
-    return modelSpecSchema.parse(JSON.parse(new TextDecoder().decode(text)));
-  } catch (cause) {
-    const why =
-      cause instanceof z.ZodError
-        ? cause.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; ')
-        : String((cause as Error).message);
-    throw new MeshError(
-      'bad-file',
-      `${file} is no model spec: ${why}.`,
-      'It looks like {"family":"mlp","sizes":[784,64,10],"activation":"relu"}.',
-      { cause },
-    );
-  }
-}
-
-async function readTensors(file: string): Promise<Map<string, Tensor>> {
-  try {
-    return decode(await readBytes(file)).tensors;
-  } catch (cause) {
-    const error = toMeshError(cause);
-    throw error.code === 'bad-file'
-      ? error
-      : new MeshError('bad-file', `${file}: ${error.message}`, 'Give a safetensors file.', { cause });
-  }
-}
-
-async function readBytes(file: string): Promise<Uint8Array<ArrayBuffer>> {
-  try {
-    return new Uint8Array(await readFile(file));
-  } catch (cause) {
-    throw new MeshError('bad-file', `${file} cannot be read: ${(cause as Error).message}.`, 'Check the path.', {
-      cause,
-    });
-  }
-}
-
-/** Targets may also be 64-bit integers, which is what PyTorch makes of them. */
-function readBatch(tensors: Map<string, Tensor>, file: string): { x: Tensor; y: Tensor } {
-  const x = tensors.get('x');
-  const y = tensors.get('y');
-  if (!x || !y)
-    throw new MeshError(
-      'bad-file',
-      `${file} holds ${[...tensors.keys()].join(', ') || 'nothing'}; x and y are needed.`,
-      'Write x (B, in) f32 and y (B) i32.',
-    );
-  if (y.dtype !== 'i64') return { x, y };
-  const data = y.data.slice();
-  return { x, y: i32Tensor(y.shape, Int32Array.from(new BigInt64Array(data.buffer), Number)) };
-}
-
-function checkNames(model: ModelSpec, weights: Map<string, Tensor>, file: string): Tensors {
-  const names = new Set(stageInfo(model, 0, layerCount(model)).parameters.map(({ name }) => name));
-  const missing = [...names].filter((name) => !weights.has(name));
-  const unknown = [...weights.keys()].filter((name) => !names.has(name));
-  if (missing.length === 0 && unknown.length === 0) return weights;
-  throw new MeshError(
-    'bad-file',
-    `${file} does not fit the model: missing ${missing.join(', ') || 'nothing'}; unknown ${unknown.join(', ') || 'nothing'}.`,
-    'Write every parameter of the spec and nothing else.',
   );
 }

@@ -16,7 +16,7 @@ export interface TcpOptions {
   /** Take the next free port when `port` is in use (and say so), or fail. */
   nextFree: boolean;
   emit: Emit;
-  /** Certificate and key; both ends must use TLS or neither. */
+  /** Certificate and key: whoever dials this peer speaks TLS, which its addresses say. */
   tls?: { cert: string; key: string };
 }
 
@@ -61,10 +61,10 @@ export async function tcpTransport(options: TcpOptions): Promise<TcpTransport> {
     unreachable: (target) => (target.addresses.length > 0 ? null : 'it announced no address'),
     dial: async (target, signal) => {
       const errors: string[] = [];
-      for (const { host, port: remotePort } of target.addresses) {
+      for (const { transport, host, port: remotePort } of target.addresses) {
         signal.throwIfAborted();
         try {
-          return take(await connect(host, remotePort, options.tls !== undefined, signal));
+          return take(await connect(host, remotePort, transport === 'tls', signal));
         } catch (cause) {
           errors.push(`${host}:${remotePort} ${cause instanceof Error ? cause.message : String(cause)}`);
         }

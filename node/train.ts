@@ -1,18 +1,17 @@
 // The client (trainer manager): finds the stages of a run, forms pipelines, trains, evaluates, exports.
 //   node node/train.ts --join URL --config run.yaml
-import { createWriteStream } from 'node:fs';
-import { mkdir, rename, writeFile } from 'node:fs/promises';
-import path from 'node:path';
+import { createWriteStream, type WriteStream } from 'node:fs';
+import { once } from 'node:events';
 import { z } from 'zod';
 import { MeshError } from '../runtime/errors.ts';
 import { EventBus, type EventOf } from '../runtime/events.ts';
-import { encode } from '../runtime/safetensors.ts';
 import type { Tensors } from '../runtime/tensor.ts';
 import { runClient, type RunData } from '../runtime/train/client.ts';
 import { batch, epochOrder } from '../runtime/train/data.ts';
 import type { RunConfig } from '../runtime/train/config.ts';
 import { command, option, runCommand, type CommandContext } from './command.ts';
 import { loadDataset } from './datasets.ts';
+import { expectWritable, saveModel, unwritable } from './model-file.ts';
 import { allowSchema, port, publishTo } from './options.ts';
 import { joinFromNode } from './peer.ts';
 import { readRunConfig } from './run-config.ts';
@@ -29,6 +28,7 @@ const schema = z.strictObject({
   mode: z.enum(['sync', 'async']).optional(),
   policy: z.enum(['all', 'disjoint', 'routed']).optional(),
   epochs: z.coerce.number().int().min(1).optional(),
+  tls: z.enum(['auto', 'on', 'off']).default('auto'),
   transports: allowSchema,
 });
 
@@ -45,6 +45,7 @@ export const train = command({
     option('--epochs <number>', 'overrides the file'),
     option('--host <address>', 'address for direct links (default: 127.0.0.1)'),
     option('--port <number>', `port for direct links (default: ${CLIENT_PORT}, next free if taken)`),
+    option('--tls <auto|on|off>', 'encrypt direct links to this peer (default: auto, when --host is not this machine)'),
     option('--transports <names...>', 'links may use only these: tcp, webrtc, relay (default: all)'),
   ],
   schema,
@@ -77,6 +78,7 @@ export interface TrainOptions {
   log?: string | undefined;
   host: string;
   port: number;
+  tls?: 'auto' | 'on' | 'off' | undefined;
   transports?: ('tcp' | 'webrtc' | 'relay')[] | undefined;
 }
 
@@ -90,14 +92,16 @@ export async function trainOnce(
   bus.on((event) => {
     if (event.kind !== 'run.done') show(event);
   });
-  const log = options.log === undefined ? null : createWriteStream(options.log);
-  if (log) bus.on((event) => log.write(`${JSON.stringify({ time: Date.now(), ...event })}\n`));
   const data = await loadRunData(options.config, signal);
+  await expectWritable(options.out);
+  const log = options.log === undefined ? null : await openLog(options.log);
+  if (log) bus.on((event) => log.write(`${JSON.stringify({ time: Date.now(), ...event })}\n`));
   const peer = await joinFromNode({
     join: options.join,
     role: 'client',
     host: options.host,
     port: options.port,
+    tls: options.tls ?? 'auto',
     emit: bus.emit,
     signal,
     ...(options.transports ? { allow: options.transports } : {}),
@@ -109,10 +113,20 @@ export async function trainOnce(
     done = await runClient({ peer, config: options.config, data, emit: bus.emit, signal, save });
   } finally {
     await peer.close('the run ended');
-    if (log) await new Promise((resolve) => log.end(resolve));
+    if (log) await new Promise<void>((resolve) => log.end(() => resolve()));
   }
   show(done);
   return done;
+}
+
+async function openLog(file: string): Promise<WriteStream> {
+  const log = createWriteStream(file);
+  await once(log, 'open').catch((cause: unknown) => {
+    throw unwritable(file, cause);
+  });
+  // A disk that fills up later ends the log, not the run.
+  log.on('error', (cause) => process.stderr.write(`warning: ${file}: ${cause.message}\n`));
+  return log;
 }
 
 export async function loadRunData(config: RunConfig, signal?: AbortSignal): Promise<RunData> {
@@ -134,16 +148,6 @@ export async function loadRunData(config: RunConfig, signal?: AbortSignal): Prom
     test: { rows: test.rows, batch: (rows) => batch(test, rows) },
     classes: outputs ?? 0,
   };
-}
-
-/** Whole or not at all: written beside its place, then renamed. Layers in numeric order, as other frameworks list them. */
-export async function saveModel(file: string, tensors: Tensors): Promise<string> {
-  const target = path.resolve(file);
-  const ordered = new Map([...tensors].sort(([a], [b]) => a.localeCompare(b, 'en', { numeric: true })));
-  await mkdir(path.dirname(target), { recursive: true });
-  await writeFile(`${target}.part`, encode(ordered, { format: 'pt' }));
-  await rename(`${target}.part`, target);
-  return target;
 }
 
 if (import.meta.main) await runCommand(train);

@@ -1,5 +1,6 @@
 // What the buttons do: one loan at a time, its life written into the state.
 import { MeshError, toMeshError } from '../runtime/errors.ts';
+import type { MeshEvent } from '../runtime/events.ts';
 import { parseUid, type Uid } from '../runtime/wire/ids.ts';
 import { chooseStage, freeUid } from './choose-stage.ts';
 import type { Loan } from './contribute.ts';
@@ -25,6 +26,12 @@ export function createLender(state: State): Lender {
     loan = null;
     state.figures.value = { ...state.figures.value, links: [], samplesPerSecond: 0 };
     state.lending.value = next;
+  };
+
+  /** A renewal that the monitor refuses: after it was away, another peer may hold the name. */
+  const tellRefusal = (event: MeshEvent): void => {
+    if (event.kind === 'record.rejected' && event.name === loan?.uid)
+      state.notice.value = `The monitor does not list this stage any more: ${event.reason} Leave, and lend again.`;
   };
 
   /** Runs one step of the loan's life; what goes wrong ends the loan and says so. */
@@ -54,7 +61,7 @@ export function createLender(state: State): Lender {
           tell('Loading');
           // Only those who lend load what lending needs.
           const { lend } = await import('./contribute.ts');
-          loan = await lend({ target, pick: picker(state), emit: () => undefined, tell, signal: abort.signal });
+          loan = await lend({ target, pick: picker(state), emit: tellRefusal, tell, signal: abort.signal });
         } finally {
           starting = null;
         }

@@ -27,16 +27,18 @@ export function askerOf(self: PeerId, links: () => Links, own: () => Handlers): 
     if (!handler) throw new MeshError('no-stage', `This peer does not host ${replica.uid}.`, 'Check the UID.');
     const limit = AbortSignal.timeout(Math.ceil(options.deadlineMs));
     const signal = options.signal ? AbortSignal.any([options.signal, limit]) : limit;
-    const copies = new Map([...(options.tensors ?? [])].map(([name, t]) => [name, { ...t, data: t.data.slice() }]));
-    const answer = await handler(body, copies, {
+    const answer = await handler(body, copiesOf(options.tensors), {
       peer: self,
       transport: 'local',
       signal,
       deadlineMs: options.deadlineMs,
     });
-    return { body: answer.body, tensors: answer.tensors ?? new Map() };
+    return { body: answer.body, tensors: copiesOf(answer.tensors) };
   };
 }
+
+const copiesOf = (tensors: Tensors = new Map()): Tensors =>
+  new Map([...tensors].map(([name, tensor]) => [name, { ...tensor, data: tensor.data.slice() }]));
 
 /** Whether another replica may do better. What is wrong with the data or the step itself is wrong everywhere. */
 export function isReplaceable(error: MeshError): boolean {

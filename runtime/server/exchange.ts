@@ -2,11 +2,13 @@
 // taking over the state of another replica.
 import { MeshError } from '../errors.ts';
 import type { Answer, Context } from '../wire/channel.ts';
-import type { Request } from '../wire/messages.ts';
+import type { Replica, Reply, Request } from '../wire/messages.ts';
 import type { PeerId } from '../wire/ids.ts';
 import type { Tensors } from '../tensor.ts';
 import type { HostedStage } from './hosted-stage.ts';
 import type { StageRun } from './stage-run.ts';
+
+const ADOPT_TRIES = 5;
 
 /**
  * The gradient becomes the sum over the members' own gradients, added in the order given, so that every replica computes the same
@@ -73,17 +75,19 @@ export async function apply(stage: HostedStage, body: Request<'stage.apply'>): P
       `${stage.uid} is at step ${run.step} attempt ${run.attempt} and cannot apply step ${body.step}.`,
       'Let it adopt the state of another replica.',
     );
+  // Whoever asks again while the step is being taken waits for that same step.
+  run.applying ??= commit(stage, run).finally(() => {
+    run.applying = null;
+  });
+  return { body: await run.applying };
+}
+
+async function commit(stage: HostedStage, run: StageRun): Promise<Reply<'stage.apply'>> {
   const { gradientNorm } = await stage.options.compute.step(run.handle);
   const contributions = run.advance(gradientNorm);
-  stage.options.emit({
-    kind: 'stage.stepped',
-    uid: stage.uid,
-    run: run.run,
-    step: run.step,
-    contributions,
-    gradientNorm,
-  });
-  return { body: { step: run.step, gradientNorm } };
+  const { step } = run;
+  stage.options.emit({ kind: 'stage.stepped', uid: stage.uid, run: run.run, step, contributions, gradientNorm });
+  return { step, gradientNorm };
 }
 
 /** w ← w_now + (average − snapshot): steps taken while the others' weights were on their way are not lost. Replicas that do not answer are left out. */
@@ -125,24 +129,46 @@ export async function adopt(
   owner: PeerId,
   context: Context,
 ): Promise<Answer<'stage.adopt'>> {
-  const { compute, ask, emit } = stage.options;
+  const { compute, emit } = stage.options;
   const { from, ...open } = body;
   const run = await stage.open(open, owner);
-  const options = { signal: context.signal, deadlineMs: context.deadlineMs };
-  const weights = await ask(from, 'stage.pull', { uid: from.uid, run: body.run, state: 'weights' }, options);
-  const optimizer = await ask(from, 'stage.pull', { uid: from.uid, run: body.run, state: 'optimizer' }, options);
-  if (weights.body.step !== optimizer.body.step)
-    throw new MeshError('conflict', `${from.uid} took a step while its state was copied.`, 'Copy it again.');
-  await compute.write(run.handle, 'weights', weights.tensors);
-  await compute.write(run.handle, 'optimizer', optimizer.tensors);
+  const { step, weights, optimizer } = await stateOf(stage, from, body, context);
+  await compute.write(run.handle, 'weights', weights);
+  await compute.write(run.handle, 'optimizer', optimizer);
   await compute.discard(run.handle, { gradients: true });
-  run.jump(weights.body.step);
+  run.jump(step);
   emit({ kind: 'stage.adopted', uid: stage.uid, run: run.run, step: run.step, from: from.uid });
   return { body: { info: run.info, step: run.step } };
 }
 
+/** Both halves as of one step. They are asked for together; an async replica may still step in between, and is then asked again. */
+async function stateOf(
+  stage: HostedStage,
+  from: Replica,
+  { run }: Request<'stage.adopt'>,
+  { signal, deadlineMs }: Context,
+): Promise<{ step: number; weights: Tensors; optimizer: Tensors }> {
+  for (let tries = 1; ; tries += 1) {
+    const [weights, optimizer] = await Promise.all(
+      (['weights', 'optimizer'] as const).map((state) =>
+        stage.options.ask(from, 'stage.pull', { uid: from.uid, run, state }, { signal, deadlineMs }),
+      ),
+    );
+    if (weights && optimizer && weights.body.step === optimizer.body.step)
+      return { step: weights.body.step, weights: weights.tensors, optimizer: optimizer.tensors };
+    if (tries >= ADOPT_TRIES)
+      throw new MeshError(
+        'conflict',
+        `${from.uid} took a step while its state was copied, ${tries} times in a row.`,
+        'Copy it again.',
+      );
+  }
+}
+
 export async function pull(stage: HostedStage, body: Request<'stage.pull'>): Promise<Answer<'stage.pull'>> {
   const run = stage.expect(body.run);
+  // A step that is being taken belongs to what is read, and is not counted before it is done.
+  await run.applying?.catch(() => undefined); // its own asker has the error
   const { step } = run;
   return { body: { step }, tensors: await stage.options.compute.read(run.handle, body.state) };
 }

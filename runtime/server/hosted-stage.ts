@@ -74,11 +74,11 @@ export class HostedStage {
   async forward(body: Forward, tensors: Tensors, context: Context): Promise<Answer<'stage.forward'>> {
     this.#expectActive();
     const run = this.expect(body.run);
-    const { x, y } = this.#inputs(run, tensors);
-    const rows = x.shape[0] ?? 0;
-    if (run.enter(body.step, body.attempt)) await this.options.compute.discard(run.handle, { gradients: true });
     this.load += 1;
     try {
+      const { x, y } = this.#inputs(run, tensors);
+      const rows = x.shape[0] ?? 0;
+      if (run.enter(body.step, body.attempt)) await this.options.compute.discard(run.handle, { gradients: true });
       const result = run.info.isLast
         ? await this.#lossOf(run, body, x, y, context)
         : await this.#passThrough(run, body, x, y, context);
@@ -94,6 +94,22 @@ export class HostedStage {
   async infer(body: Request<'stage.infer'>, tensors: Tensors, context: Context): Promise<Answer<'stage.infer'>> {
     this.#expectActive();
     const run = this.expect(body.run);
+    this.load += 1;
+    try {
+      return await this.#infer(run, body, tensors, context);
+    } catch (cause) {
+      throw this.#report(toMeshError(cause));
+    } finally {
+      this.load -= 1;
+    }
+  }
+
+  async #infer(
+    run: StageRun,
+    body: Request<'stage.infer'>,
+    tensors: Tensors,
+    context: Context,
+  ): Promise<Answer<'stage.infer'>> {
     const { x } = this.#inputs(run, tensors);
     const key = `infer.${crypto.randomUUID()}`;
     const out = await this.options.compute.forward(run.handle, key, x, { keep: false });

@@ -3,6 +3,7 @@
 import { MeshError } from '../errors.ts';
 import type { StageInfo, StageSpec } from '../compute.ts';
 import type { PeerId, RunId } from '../wire/ids.ts';
+import type { Reply } from '../wire/messages.ts';
 import type { Tensors } from '../tensor.ts';
 
 export interface StageRunOptions {
@@ -36,6 +37,8 @@ export class StageRun {
   partial: Promise<Tensors> | null = null;
   isReduced = false;
   lastGradientNorm = 0;
+  /** Sync: the optimizer step that is being taken; until it is done nothing of this step may be touched. */
+  applying: Promise<Reply<'stage.apply'>> | null = null;
   readonly #held = new Set<string>();
 
   constructor(options: StageRunOptions) {
@@ -53,7 +56,7 @@ export class StageRun {
   enter(step: number, attempt: number): boolean {
     if (this.mode === 'async') return false;
     if (step !== this.step) throw this.#stale(step, attempt);
-    if (attempt < this.attempt) throw this.#stale(step, attempt);
+    if (attempt < this.attempt || this.applying) throw this.#stale(step, attempt);
     if (attempt === this.attempt) return false;
     this.attempt = attempt;
     this.#clear();
@@ -78,7 +81,7 @@ export class StageRun {
 
   /** Sync: throws `conflict` unless the gradient holds exactly these microbatches. */
   expectHeld(step: number, attempt: number, microbatches: readonly number[]): void {
-    if (step !== this.step || attempt !== this.attempt) throw this.#stale(step, attempt);
+    if (step !== this.step || attempt !== this.attempt || this.applying) throw this.#stale(step, attempt);
     const held = [...this.#held].map(Number).sort((a, b) => a - b);
     const wanted = [...microbatches].sort((a, b) => a - b);
     if (held.length === wanted.length && held.every((m, i) => m === wanted[i])) return;

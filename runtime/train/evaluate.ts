@@ -24,7 +24,7 @@ export async function evaluate(
   const right = new Array<number>(data.classes).fill(0);
   const total = new Array<number>(data.classes).fill(0);
   let next = 0;
-  const lane = async (index: number): Promise<void> => {
+  const lane = async (): Promise<void> => {
     for (let start = next; start < data.test.rows; start = next) {
       next += EVALUATION_BATCH;
       const rows = Uint32Array.from(
@@ -32,7 +32,7 @@ export async function evaluate(
         (_, i) => start + i,
       );
       const { x, y } = data.test.batch(rows);
-      const logits = f32Of(await infer(session, x, index + start / EVALUATION_BATCH));
+      const logits = f32Of(await infer(session, x, start / EVALUATION_BATCH));
       for (const [row, target] of i32Of(y).entries()) {
         total[target] = (total[target] ?? 0) + 1;
         if (argmax(logits.subarray(row * data.classes, (row + 1) * data.classes)) === target)
@@ -40,7 +40,7 @@ export async function evaluate(
       }
     }
   };
-  await Promise.all(Array.from({ length: LANES }, (_, i) => lane(i)));
+  await Promise.all(Array.from({ length: LANES }, lane));
   const sum = (values: number[]): number => values.reduce((a, b) => a + b, 0);
   return {
     accuracy: sum(right) / sum(total),
@@ -55,7 +55,7 @@ async function infer(session: Session, x: Tensor, turn: number): Promise<Tensor>
   const stages = roster.active();
   const [hop, ...route] = routeOf(
     stages,
-    stages.map((members) => Math.floor(turn) % members.length),
+    stages.map((members) => turn % members.length),
   );
   if (!hop)
     throw new MeshError('no-replica', 'There is no pipeline to evaluate with.', 'Start a replica of every stage.');

@@ -76,7 +76,7 @@ export class Outbox {
     let filled = 0;
     while (filled < size) {
       const part = frame.parts[frame.part];
-      if (!part)
+      if (!part || part.byteLength === 0)
         throw new MeshError(
           'internal',
           `A frame of ${frameBytes} bytes ran out of them: a tensor was transferred away while it was being sent.`,

@@ -9,7 +9,7 @@ export const MAX_RECORD_TTL_MS = 60_000;
 export const MAX_CLOCK_SKEW_MS = 120_000;
 
 export const addressSchema = z.strictObject({
-  transport: z.literal('tcp'),
+  transport: z.enum(['tcp', 'tls']),
   host: z.string().min(1).max(255),
   port: z.int().min(1).max(65535),
 });

@@ -56,7 +56,10 @@ test('a sender stops at its credit and goes on with more, lane by lane', async (
   inbox.push(credit('request', 2_000));
   await settle();
   assert.equal(dataOf(sent).length, 12);
-  for (let i = 0; i < 5; i += 1) inbox.push(credit('request', 2_000));
+  for (let i = 0; i < 5; i += 1) {
+    inbox.push(credit('request', 2_000));
+    await settle();
+  }
   await done;
   assert.equal(dataOf(sent).length, 22);
 });

@@ -29,13 +29,7 @@ export function LoanPanel({ state, lender }: { state: State; lender: Lender }) {
         ]}
       />
       <p class="actions">
-        <button
-          type="button"
-          disabled={isBusy}
-          onClick={() => void lender.pause(!isPaused)}
-          aria-pressed={isPaused}
-          data-testid="pause"
-        >
+        <button type="button" disabled={isBusy} onClick={() => void lender.pause(!isPaused)} data-testid="pause">
           {isPaused ? 'Resume' : 'Pause'}
         </button>
         <button type="button" disabled={isBusy} onClick={() => void lender.leave()} data-testid="leave">

@@ -46,7 +46,7 @@ function Command({ title, text, id }: { title: string; text: string; id: string 
     <div class="command">
       <h3>{title}</h3>
       <div>
-        <pre tabIndex={0}>
+        <pre>
           <code data-testid={`command-${id}`}>{text}</code>
         </pre>
         <button type="button" onClick={() => void copy()} aria-label={`Copy: ${title}`}>
