@@ -44,6 +44,16 @@ function describe(event: MeshEvent): string | null {
       return `Stage ${event.uid} is ready${event.port === null ? '' : ` on port ${event.port}`}`;
     case 'stage.rejected':
       return `Stage ${event.uid} refused a request: ${event.reason}`;
+    case 'stage.opened':
+      return `Stage ${event.uid} serves run ${event.run}: layers ${event.layers[0]} to ${event.layers[1]}, ${event.parameterBytes} bytes of parameters`;
+    case 'stage.adopted':
+      return `Stage ${event.uid} took over the state of ${event.from} at step ${event.step}`;
+    case 'stage.closed':
+      return `Stage ${event.uid} is free again (run ${event.run} ended)`;
+    case 'step.done':
+      return `Loss ${event.loss} over ${event.rows} rows, gradient norm ${event.gradientNorm}, ${event.stages} stages; written to ${event.out}`;
+    case 'process.started':
+      return `${event.what} runs as process ${event.pid}`;
     case 'run.waiting':
       return `Run ${event.run} waits for ${event.missing.join(', ')}`;
     case 'run.started':
@@ -59,7 +69,7 @@ function describe(event: MeshEvent): string | null {
     case 'run.progress':
       return (
         `epoch ${event.epoch}/${event.epochs}  step ${event.step}/${event.steps}  loss ${event.loss.toFixed(4)}  ` +
-        `${event.samplesPerSecond.toFixed(0)} samples/s  ${event.peers} peers  ${event.trainers} trainers  ` +
+        `${event.samplesPerSecond.toFixed(0)} samples/s  ${counted(event.peers, 'peer')}  ${counted(event.trainers, 'trainer')}  ` +
         `${event.etaSeconds.toFixed(0)} s left`
       );
     case 'run.evaluated':
@@ -67,7 +77,7 @@ function describe(event: MeshEvent): string | null {
     case 'run.done':
       return (
         `Run ${event.run} done in ${event.seconds.toFixed(1)} s: ${(event.accuracy * 100).toFixed(2)} % right, ` +
-        `${event.samplesPerSecond.toFixed(0)} samples/s, ${event.peers} peers, ${event.trainers} trainers; model: ${event.model}`
+        `${event.samplesPerSecond.toFixed(0)} samples/s, ${counted(event.peers, 'peer')}, ${counted(event.trainers, 'trainer')}; model: ${event.model}`
       );
     case 'run.failed':
       return `Run ${event.run} failed: ${event.message} ${event.fix}`;
@@ -79,3 +89,5 @@ function describe(event: MeshEvent): string | null {
 }
 
 const short = (peer: string): string => (peer.length > 12 ? `${peer.slice(0, 8)}…` : peer);
+
+const counted = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`;

@@ -188,7 +188,7 @@ function orderOf(
 
 test('small frames first, in order; big ones take turns, four at a time in each lane', () => {
   const big = (names: string, lane: Lane, chunks: number) =>
-    [...names].map((name): [string, Lane, number] => [name, lane, chunks]);
+    names.split('').map((name): [string, Lane, number] => [name, lane, chunks]);
   assert.equal(orderOf([...big('AB', 'request', 3), ...big('xyz', 'request', 1)], 99), 'xyzABABAB');
   assert.equal(orderOf(big('ABCDEF', 'request', 2), 99), 'ABCDABCDEFEF');
   // Requests that may not go on, for want of credit, do not keep replies from starting: the replies may be what they wait for.
