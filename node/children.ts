@@ -44,7 +44,8 @@ export function startChild(
   if (child.stdout)
     createInterface({ input: child.stdout }).on('line', (line) => {
       if (!line.startsWith('{')) return;
-      const event = JSON.parse(line) as MeshEvent;
+      const event = parsed(line);
+      if (!event) return;
       if (seen.length < 1_000) seen.push(event);
       emit?.(event);
       for (const wake of waiters) wake();
@@ -89,6 +90,15 @@ export function startChild(
       clearTimeout(timer);
     },
   };
+}
+
+/** A line that was cut off, because the child was killed while it wrote, is no event. */
+function parsed(line: string): MeshEvent | null {
+  try {
+    return JSON.parse(line) as MeshEvent;
+  } catch {
+    return null;
+  }
 }
 
 /** The `error:` and `fix:` lines if there are any, else the end of what was said. */

@@ -126,5 +126,5 @@ function report(cause: unknown, isDebug: boolean): number {
 }
 
 /** A switch is `true` on the command line and text in the environment. */
-const isOn = (value: unknown): boolean =>
+export const isOn = (value: unknown): boolean =>
   value !== undefined && value !== false && !['', '0', 'false'].includes(String(value));

@@ -7,7 +7,7 @@ import { z } from 'zod';
 import { EventBus } from '../runtime/events.ts';
 import { planStages } from '../runtime/train/config.ts';
 import { startChild, type Child } from './children.ts';
-import { command, option, runCommand, type CommandContext } from './command.ts';
+import { command, isOn, option, runCommand, type CommandContext } from './command.ts';
 import { port, whenAborted } from './options.ts';
 import { readRunConfig } from './run-config.ts';
 import { trainOnce } from './train.ts';
@@ -17,7 +17,7 @@ const FIRST_STAGE_PORT = 50_500;
 
 const count = z.coerce.number().int().min(1);
 const schema = z.strictObject({
-  exit: z.unknown().transform(Boolean),
+  exit: z.unknown().optional().transform(isOn),
   config: z.string().optional(),
   replicas: count.max(8).default(2),
   epochs: count.optional(),

@@ -9,6 +9,8 @@ import type { Emit } from '../runtime/events.ts';
 
 const MAX_MESSAGE_BYTES = 256 * 1024;
 const PREFIX_BYTES = 4;
+/** A caller that has not finished its TLS handshake by then is cut off. */
+const TLS_HANDSHAKE_MS = 5_000;
 
 export interface TcpOptions {
   host: string;
@@ -42,13 +44,10 @@ export async function tcpTransport(options: TcpOptions): Promise<TcpTransport> {
   };
   const open = async (wanted: number): Promise<number> => {
     const server = options.tls
-      ? tls.createServer({ ...options.tls, requestCert: false }, accept)
+      ? tls.createServer({ ...options.tls, requestCert: false, handshakeTimeout: TLS_HANDSHAKE_MS }, accept)
       : net.createServer(accept);
-    // Below TLS too: a caller that never finishes its handshake must not keep the server from closing.
-    server.on('connection', (socket: net.Socket) => {
-      sockets.add(socket);
-      socket.once('close', () => sockets.delete(socket));
-    });
+    // Node reports the timeout and leaves the socket open, which would keep the server from closing.
+    server.on('tlsClientError', (_error: Error, socket: net.Socket) => socket.destroy());
     const port = await bind(server, options, wanted);
     servers.push(server);
     return port;

@@ -106,11 +106,11 @@ export interface Compute {
   close(stage: number): Promise<void>;
   /** x (B, …input) to y (B, …output). With `keep` what the backward pass needs is kept under `key` until `backward` or `discard`. */
   forward(stage: number, key: string, x: Tensor, options: { keep: boolean }): Promise<Tensor>;
-  /** dy (B, …output) to dx (B, …input), null on the model's first stage; adds to the gradients if `accumulate`; forgets `key`. */
+  /** dy (B, …output) to dx (B, …input), null on the model's first stage; adds to the gradients if `accumulate`, else leaves them alone; forgets `key`. */
   backward(stage: number, key: string, dy: Tensor, options: { accumulate: boolean }): Promise<Tensor | null>;
   /**
    * Last stage only. Forward, mean-style cross-entropy and (if `train`) backward of x (B, …) against targets y (B) i32, in one
-   * submit. Gradients are those of `scale` times the sum over rows; `scale` is 1 / (rows of the whole batch). Target −100: ignored.
+   * submit. As in `backward`, gradients are added only if `accumulate`; they are those of `scale` times the sum over rows; `scale` is 1 / (rows of the whole batch). Target −100: ignored.
    */
   loss(
     stage: number,

@@ -32,6 +32,7 @@ export function askerOf(self: PeerId, links: () => Links, own: () => Handlers): 
       transport: 'local',
       signal,
       deadlineMs: options.deadlineMs,
+      idle: (work) => work(),
     });
     return { body: answer.body, tensors: copiesOf(answer.tensors) };
   };

@@ -88,7 +88,7 @@ export class Links {
 
   /** A hint that this peer is gone (its record went): one unanswered ping ends its links at once instead of after the silence limit. */
   async suspect(peer: PeerId, reason: string): Promise<void> {
-    for (const channel of this.#channels.get(peer) ?? [])
+    for (const channel of [...(this.#channels.get(peer) ?? [])])
       await channel.ping(1_500).catch(() => channel.close(`${reason}, and it does not answer`));
   }
 

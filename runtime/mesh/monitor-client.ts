@@ -78,6 +78,7 @@ export async function joinMonitor(options: JoinOptions): Promise<Monitor> {
 const RENEW_EVERY_MS = RECORD_TTL_MS / 3;
 const SWEEP_EVERY_MS = 500;
 const FLUSH_EVERY_MS = 100;
+const REPEAT_MS = 1_000;
 
 class MonitorClient implements Monitor {
   readonly #options: JoinOptions;
@@ -205,10 +206,9 @@ class MonitorClient implements Monitor {
     this.#view.joined();
     emit({ kind: 'monitor.joined', url: target.url, peer: this.peer });
     void this.#announcer.renew();
-    const again = [...this.#view.prefixes].map((prefix) => this.#watchAgain(prefix));
+    for (const prefix of this.#view.prefixes) void this.#repeat('Watching again', () => this.#watchAgain(prefix));
     if (this.#observers.size > 0)
-      again.push(this.#connection.call('observe', {}, replies.observe).then(() => undefined));
-    for (const done of again) done.catch((cause: unknown) => this.#warn('Watching again', cause));
+      void this.#repeat('Observing again', () => this.#connection.call('observe', {}, replies.observe));
     const dropped = this.#outbox.takeDropped();
     if (dropped > 0) this.#warn('Publishing', `${dropped} events were dropped while the monitor was away`);
   }
@@ -217,6 +217,19 @@ class MonitorClient implements Monitor {
     this.#view.lost();
     this.#options.emit({ kind: 'monitor.lost', reason });
     this.#tell({ kind: 'lost', reason });
+  }
+
+  /** Until it is done or the monitor is lost again: without it this peer would be blind to whoever comes. */
+  async #repeat(what: string, work: () => Promise<unknown>): Promise<void> {
+    while (this.isConnected) {
+      try {
+        await work();
+        return;
+      } catch (cause) {
+        this.#warn(what, cause);
+        await new Promise((resolve) => setTimeout(resolve, REPEAT_MS));
+      }
+    }
   }
 
   async #watchAgain(prefix: string): Promise<void> {

@@ -119,8 +119,7 @@ export class Stage {
     let reading: Promise<Uint8Array<ArrayBuffer>[]>;
     try {
       reading = this.#gpu.submit((recorder) => {
-        if (!accumulate) this.#gradients.clear(recorder);
-        const pass = this.#pass(recorder, borrowed);
+        const pass = this.#pass(recorder, borrowed, accumulate);
         const start = pass.take(dy.data.byteLength);
         recorder.write(start, dy.data);
         const dx = this.#backward(pass, kept.saved, start, rows);
@@ -150,8 +149,7 @@ export class Stage {
     let reading: Promise<Uint8Array<ArrayBuffer>[]>;
     try {
       reading = this.#gpu.submit((recorder) => {
-        if (train && !accumulate) this.#gradients.clear(recorder);
-        const pass = this.#pass(recorder, borrowed);
+        const pass = this.#pass(recorder, borrowed, accumulate);
         const targets = pass.take(rows * 4);
         recorder.write(targets, y.data);
         const { y: logits, saved } = this.#forward(pass, x, rows, train);
@@ -242,13 +240,17 @@ export class Stage {
     }
   }
 
-  #pass(recorder: Recorder, borrowed: Borrowed): Pass {
+  /** Where nothing is to be accumulated, the layers' gradients go to scratch memory that nobody reads. */
+  #pass(recorder: Recorder, borrowed: Borrowed, accumulate = true): Pass {
     return {
       recorder,
       take: (bytes) => borrowed.take(bytes),
       give: (slice) => borrowed.give(slice),
       weight: (name) => this.#weights.get(name),
-      gradient: (name) => this.#gradients.get(name),
+      gradient: (name) => {
+        const slice = this.#gradients.get(name);
+        return accumulate ? slice : borrowed.take(slice.bytes);
+      },
     };
   }
 

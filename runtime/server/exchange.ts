@@ -2,13 +2,11 @@
 // taking over the state of another replica.
 import { MeshError } from '../errors.ts';
 import type { Answer, Context } from '../wire/channel.ts';
-import type { Replica, Reply, Request } from '../wire/messages.ts';
+import type { Request } from '../wire/messages.ts';
 import type { PeerId } from '../wire/ids.ts';
-import type { Tensors } from '../tensor.ts';
+import type { Tensor, Tensors } from '../tensor.ts';
 import type { HostedStage } from './hosted-stage.ts';
 import type { StageRun } from './stage-run.ts';
-
-const ADOPT_TRIES = 5;
 
 /**
  * The gradient becomes the sum over the members' own gradients, added in the order given, so that every replica computes the same
@@ -75,107 +73,129 @@ export async function apply(stage: HostedStage, body: Request<'stage.apply'>): P
       `${stage.uid} is at step ${run.step} attempt ${run.attempt} and cannot apply step ${body.step}.`,
       'Let it adopt the state of another replica.',
     );
-  // Whoever asks again while the step is being taken waits for that same step.
-  run.applying ??= commit(stage, run).finally(() => {
-    run.applying = null;
-  });
-  return { body: await run.applying };
+  run.applying ??= takeStep(stage, run).finally(() => (run.applying = null));
+  const gradientNorm = await run.applying;
+  return { body: { step: body.step + 1, gradientNorm } };
 }
 
-async function commit(stage: HostedStage, run: StageRun): Promise<Reply<'stage.apply'>> {
+async function takeStep(stage: HostedStage, run: StageRun): Promise<number> {
   const { gradientNorm } = await stage.options.compute.step(run.handle);
   const contributions = run.advance(gradientNorm);
-  const { step } = run;
-  stage.options.emit({ kind: 'stage.stepped', uid: stage.uid, run: run.run, step, contributions, gradientNorm });
-  return { step, gradientNorm };
+  stage.options.emit({
+    kind: 'stage.stepped',
+    uid: stage.uid,
+    run: run.run,
+    step: run.step,
+    contributions,
+    gradientNorm,
+  });
+  return gradientNorm;
 }
 
-/** w ← w_now + (average − snapshot): steps taken while the others' weights were on their way are not lost. Replicas that do not answer are left out. */
+export async function flush(stage: HostedStage, body: Request<'stage.flush'>): Promise<Answer<'stage.flush'>> {
+  const run = stage.expect(body.run);
+  if (run.mode === 'async') await stage.stepNow(run);
+  return { body: { step: run.step } };
+}
+
+/**
+ * w ← w_now + (average − snapshot): steps taken while the others' weights were on their way are not lost. Replicas that do not answer
+ * are left out. One at a time: two that start from the same snapshot would add the same difference twice.
+ */
 export async function average(
   stage: HostedStage,
   body: Request<'stage.average'>,
   context: Context,
 ): Promise<Answer<'stage.average'>> {
   const run = stage.expect(body.run);
-  const { compute, ask } = stage.options;
-  const snapshot = await compute.read(run.handle, 'weights');
-  const others = await Promise.allSettled(
-    body.replicas
-      .filter((replica) => replica.uid !== stage.uid)
-      .map(
-        async (replica) =>
-          (
-            await ask(
-              replica,
-              'stage.pull',
-              { uid: replica.uid, run: body.run, state: 'weights' },
-              { signal: context.signal, deadlineMs: context.deadlineMs },
-            )
-          ).tensors,
-      ),
-  );
-  const pulled = others.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
-  if (pulled.length > 0) {
-    const share = 1 / (pulled.length + 1);
-    await compute.combine(run.handle, 'weights', [snapshot, ...pulled], [share - 1, ...pulled.map(() => share)], 'add');
-  }
-  return { body: { merged: pulled.length } };
+  run.averaging ??= mergeOthers(stage, run, body, context).finally(() => (run.averaging = null));
+  return { body: { merged: await run.averaging } };
 }
 
-/** Opens the stage with another replica's weights, optimizer state and step. */
-export async function adopt(
+async function mergeOthers(
+  stage: HostedStage,
+  run: StageRun,
+  body: Request<'stage.average'>,
+  context: Context,
+): Promise<number> {
+  const { compute, ask } = stage.options;
+  const options = { signal: context.signal, deadlineMs: context.deadlineMs };
+  const snapshot = await compute.read(run.handle, 'weights');
+  const others = body.replicas.filter((replica) => replica.uid !== stage.uid);
+  const outcomes = await Promise.allSettled(
+    others.map((replica) => ask(replica, 'stage.pull', { uid: replica.uid, run: body.run, state: 'weights' }, options)),
+  );
+  const pulled = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value.tensors] : []));
+  if (pulled.length === 0) return 0;
+  const share = 1 / (pulled.length + 1);
+  await compute.combine(run.handle, 'weights', [snapshot, ...pulled], [share - 1, ...pulled.map(() => share)], 'add');
+  return pulled.length;
+}
+
+/** Opens the stage with another replica's weights, optimizer state and step. It takes no work until that is done. */
+export function adopt(
   stage: HostedStage,
   body: Request<'stage.adopt'>,
   owner: PeerId,
   context: Context,
 ): Promise<Answer<'stage.adopt'>> {
-  const { compute, emit } = stage.options;
-  const { from, ...open } = body;
-  const run = await stage.open(open, owner);
-  const { step, weights, optimizer } = await stateOf(stage, from, body, context);
-  await compute.write(run.handle, 'weights', weights);
-  await compute.write(run.handle, 'optimizer', optimizer);
-  await compute.discard(run.handle, { gradients: true });
-  run.jump(step);
-  emit({ kind: 'stage.adopted', uid: stage.uid, run: run.run, step: run.step, from: from.uid });
-  return { body: { info: run.info, step: run.step } };
-}
-
-/** Both halves as of one step. They are asked for together; an async replica may still step in between, and is then asked again. */
-async function stateOf(
-  stage: HostedStage,
-  from: Replica,
-  { run }: Request<'stage.adopt'>,
-  { signal, deadlineMs }: Context,
-): Promise<{ step: number; weights: Tensors; optimizer: Tensors }> {
-  for (let tries = 1; ; tries += 1) {
-    const [weights, optimizer] = await Promise.all(
-      (['weights', 'optimizer'] as const).map((state) =>
-        stage.options.ask(from, 'stage.pull', { uid: from.uid, run, state }, { signal, deadlineMs }),
-      ),
-    );
-    if (weights && optimizer && weights.body.step === optimizer.body.step)
-      return { step: weights.body.step, weights: weights.tensors, optimizer: optimizer.tensors };
-    if (tries >= ADOPT_TRIES)
-      throw new MeshError(
-        'conflict',
-        `${from.uid} took a step while its state was copied, ${tries} times in a row.`,
-        'Copy it again.',
+  const { compute, ask, emit } = stage.options;
+  return stage.alone(async () => {
+    const { from, ...open } = body;
+    const run = await stage.openNow(open, owner);
+    run.isAdopting = true;
+    try {
+      const options = { signal: context.signal, deadlineMs: context.deadlineMs };
+      const { body: pulled, tensors } = await ask(
+        from,
+        'stage.pull',
+        { uid: from.uid, run: body.run, state: 'all' },
+        options,
       );
-  }
+      await compute.write(run.handle, 'weights', partOf(tensors, 'weights/'));
+      await compute.write(run.handle, 'optimizer', partOf(tensors, 'optimizer/'));
+      await compute.discard(run.handle, { gradients: true });
+      run.jump(pulled.step);
+    } finally {
+      run.isAdopting = false;
+    }
+    emit({ kind: 'stage.adopted', uid: stage.uid, run: run.run, step: run.step, from: from.uid });
+    return { body: { info: run.info, step: run.step } };
+  });
 }
 
 export async function pull(stage: HostedStage, body: Request<'stage.pull'>): Promise<Answer<'stage.pull'>> {
   const run = stage.expect(body.run);
-  // A step that is being taken belongs to what is read, and is not counted before it is done.
+  // A step under way is in what is read, and is not counted before it is done.
   await run.applying?.catch(() => undefined); // its own asker has the error
   const { step } = run;
-  return { body: { step }, tensors: await stage.options.compute.read(run.handle, body.state) };
+  const { compute } = stage.options;
+  if (body.state !== 'all') return { body: { step }, tensors: await compute.read(run.handle, body.state) };
+  // Asked in one turn: the worker keeps the order, and no step comes between them.
+  const [weights, optimizer] = await Promise.all([
+    compute.read(run.handle, 'weights'),
+    compute.read(run.handle, 'optimizer'),
+  ]);
+  return { body: { step }, tensors: new Map([...named(weights, 'weights/'), ...named(optimizer, 'optimizer/')]) };
 }
+
+const named = (tensors: Tensors, prefix: string): [string, Tensor][] =>
+  [...tensors].map(([name, tensor]) => [prefix + name, tensor]);
+
+/** With memory of their own: what goes to the worker takes its whole buffer along. */
+const partOf = (tensors: Tensors, prefix: string): Tensors =>
+  new Map(
+    [...tensors]
+      .filter(([name]) => name.startsWith(prefix))
+      .map(([name, tensor]) => [name.slice(prefix.length), { ...tensor, data: tensor.data.slice() }]),
+  );
 
 /** This replica's own gradient, read once an attempt; whoever asks gets the same bytes. */
 function freeze(stage: HostedStage, run: StageRun): Promise<Tensors> {
-  run.partial ??= stage.options.compute.read(run.handle, 'gradients');
+  if (!run.partial) {
+    run.partial = stage.options.compute.read(run.handle, 'gradients');
+    run.partial.catch(() => undefined); // whoever asks for it gets the error; nobody may be asking
+  }
   return run.partial;
 }
 

@@ -102,9 +102,11 @@ export class StageHost {
     };
     return {
       'stage.open': async ({ uid, ...body }, weights, context) => {
-        const run = await at(uid).open(body, context.peer);
+        const stage = at(uid);
+        const before = stage.run;
+        const run = await stage.open(body, context.peer);
         if (weights.size > 0) await this.#options.compute.write(run.handle, 'weights', weights);
-        return { body: { info: run.info, step: run.step } };
+        return { body: { info: run.info, step: run.step, isNew: run !== before } };
       },
       'stage.adopt': (body, _tensors, context) => exchange.adopt(at(body.uid), body, context.peer, context),
       'stage.forward': (body, tensors, context) => at(body.uid).forward(body, tensors, context),
@@ -112,6 +114,7 @@ export class StageHost {
       'stage.reduce': (body, _tensors, context) => exchange.reduce(at(body.uid), body, context),
       'stage.gradients': (body) => exchange.gradients(at(body.uid), body),
       'stage.apply': (body) => exchange.apply(at(body.uid), body),
+      'stage.flush': (body) => exchange.flush(at(body.uid), body),
       'stage.average': (body, _tensors, context) => exchange.average(at(body.uid), body, context),
       'stage.pull': (body) => exchange.pull(at(body.uid), body),
       'stage.close': async ({ uid, run }) => {

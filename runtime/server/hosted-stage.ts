@@ -3,7 +3,7 @@
 import { MeshError, toMeshError } from '../errors.ts';
 import type { Compute, ModelSpec, StageSpec } from '../compute.ts';
 import type { Emit } from '../events.ts';
-import { passOn, type Ask } from '../mesh/ask.ts';
+import { passOn, type Answered, type Ask } from '../mesh/ask.ts';
 import type { Answer, Context } from '../wire/channel.ts';
 import type { PeerId, RunId, Uid } from '../wire/ids.ts';
 import type { Request } from '../wire/messages.ts';
@@ -32,7 +32,6 @@ export class HostedStage {
   readonly meter: Meter;
   #current: StageRun | null = null;
   #opening: Promise<unknown> = Promise.resolve();
-  #pendingMicrobatches = 0;
   #isPaused = false;
   load = 0;
 
@@ -51,9 +50,14 @@ export class HostedStage {
     this.#isPaused = isPaused;
   }
 
-  /** One after the other: two clients that open at once must not both win. */
+  /** Two clients that open at once must not both win. */
   open(body: OpenRequest, owner: PeerId): Promise<StageRun> {
-    const next = this.#opening.then(() => this.#open(body, owner));
+    return this.alone(() => this.openNow(body, owner));
+  }
+
+  /** One after the other: what builds or replaces the whole state of the stage. */
+  alone<T>(work: () => Promise<T>): Promise<T> {
+    const next = this.#opening.then(work);
     this.#opening = next.catch(() => undefined);
     return next;
   }
@@ -67,7 +71,14 @@ export class HostedStage {
   }
 
   expect(run: RunId): StageRun {
-    if (this.#current?.run === run) return this.#current;
+    if (this.#current?.run === run) {
+      if (!this.#current.isAdopting) return this.#current;
+      throw new MeshError(
+        'no-stage',
+        `${this.uid} is taking over the state of another replica.`,
+        'Ask again in a moment.',
+      );
+    }
     throw new MeshError('no-stage', `${this.uid} does not serve run ${run}.`, 'Open the stage for that run first.');
   }
 
@@ -115,14 +126,16 @@ export class HostedStage {
     const out = await this.options.compute.forward(run.handle, key, x, { keep: false });
     const [hop, ...route] = body.route;
     if (!hop) return { body: {}, tensors: new Map([['y', out]]) };
-    return passOn(hop, 'stage.infer', (replica) => ({ uid: replica.uid, run: body.run, route }), {
-      ask: this.options.ask,
-      emit: this.options.emit,
-      key: { run: body.run, trainer: 'infer', step: run.step, microbatch: 0 },
-      signal: context.signal,
-      deadlineMs: context.deadlineMs,
-      tensors: new Map([['x', out]]),
-    });
+    const work = (): Promise<Answered<'stage.infer'>> =>
+      passOn(hop, 'stage.infer', (replica) => ({ uid: replica.uid, run: body.run, route }), {
+        ask: this.options.ask,
+        emit: this.options.emit,
+        key: { run: body.run, trainer: 'infer', step: run.step, microbatch: 0 },
+        signal: context.signal,
+        deadlineMs: context.deadlineMs,
+        tensors: new Map([['x', out]]),
+      });
+    return context.idle(work);
   }
 
   async #lossOf(
@@ -175,14 +188,16 @@ export class HostedStage {
     // What is sent is kept here, in this frame, until the gradient has come back through it: a hop that fails gets it sent again.
     const out = await compute.forward(run.handle, kept, x, { keep: true });
     try {
-      const answer = await passOn(hop, 'stage.forward', (replica) => ({ ...body, uid: replica.uid, route }), {
-        ask,
-        emit,
-        key: body.key,
-        signal: context.signal,
-        deadlineMs: context.deadlineMs,
-        tensors: new Map([['x', out], ...(y ? [['y', y] as const] : [])]),
-      });
+      const work = (): Promise<Answered<'stage.forward'>> =>
+        passOn(hop, 'stage.forward', (replica) => ({ ...body, uid: replica.uid, route }), {
+          ask,
+          emit,
+          key: body.key,
+          signal: context.signal,
+          deadlineMs: context.deadlineMs,
+          tensors: new Map([['x', out], ...(y ? [['y', y] as const] : [])]),
+        });
+      const answer = await context.idle(work);
       const dy = answer.tensors.get('dx');
       if (!dy || !sameShape(dy.shape, out.shape))
         throw new MeshError(
@@ -233,10 +248,15 @@ export class HostedStage {
   }
 
   async #stepWhenDue(run: StageRun): Promise<void> {
-    this.#pendingMicrobatches += 1;
-    if (this.#pendingMicrobatches < run.accumulate) return;
-    const contributions = this.#pendingMicrobatches;
-    this.#pendingMicrobatches = 0;
+    run.pending += 1;
+    if (run.pending >= run.accumulate) await this.stepNow(run);
+  }
+
+  /** Async: the step of what has been gathered, if anything. */
+  async stepNow(run: StageRun): Promise<void> {
+    const contributions = run.pending;
+    if (contributions === 0) return;
+    run.pending = 0;
     run.step += 1;
     const { gradientNorm } = await this.options.compute.step(run.handle);
     this.options.emit({
@@ -263,7 +283,8 @@ export class HostedStage {
     return { x, y: y && !run.info.isLast ? { ...y, data: y.data.slice() } : y };
   }
 
-  async #open(body: OpenRequest, owner: PeerId): Promise<StageRun> {
+  /** Only within `alone`. */
+  async openNow(body: OpenRequest, owner: PeerId): Promise<StageRun> {
     const { compute, emit, pinned } = this.options;
     this.#expectActive();
     if (pinned) expectPinned(this.uid, pinned, body.spec);
@@ -280,7 +301,6 @@ export class HostedStage {
       );
     if (current) await this.close(current.run);
     const { stage: handle, info } = await compute.open(body.spec);
-    this.#pendingMicrobatches = 0;
     this.#current = new StageRun({
       run: body.run,
       spec: body.spec,

@@ -3,7 +3,6 @@
 import { MeshError } from '../errors.ts';
 import type { StageInfo, StageSpec } from '../compute.ts';
 import type { PeerId, RunId } from '../wire/ids.ts';
-import type { Reply } from '../wire/messages.ts';
 import type { Tensors } from '../tensor.ts';
 
 export interface StageRunOptions {
@@ -37,8 +36,14 @@ export class StageRun {
   partial: Promise<Tensors> | null = null;
   isReduced = false;
   lastGradientNorm = 0;
-  /** Sync: the optimizer step that is being taken; until it is done nothing of this step may be touched. */
-  applying: Promise<Reply<'stage.apply'>> | null = null;
+  /** Its state is being replaced by that of another replica: it takes no work. */
+  isAdopting = false;
+  /** Async: the average under way; whoever asks again waits for the same one. */
+  averaging: Promise<number> | null = null;
+  /** Sync: the optimizer step under way: whoever asks again waits for the same one, and nothing of this step may be touched. */
+  applying: Promise<number> | null = null;
+  /** Async: microbatches in the gradient that no step has taken yet. */
+  pending = 0;
   readonly #held = new Set<string>();
 
   constructor(options: StageRunOptions) {
@@ -106,6 +111,7 @@ export class StageRun {
   jump(step: number): void {
     this.step = step;
     this.attempt = 0;
+    this.pending = 0;
     this.#clear();
   }
 

@@ -1,12 +1,15 @@
 // Asynchronous training: every trainer runs on its own, every stage steps when it has enough microbatches, replicas are averaged now
-// and then. Staleness is bounded by what may be in flight, and reported. A microbatch that fails is driven again under its old key.
+// and then. Staleness is bounded by what may be in flight, and reported. A microbatch that fails is driven again under its old key and
+// over the replicas that it went to first, because those that did it already answer without doing it twice.
 import { MeshError, toMeshError } from '../errors.ts';
+import type { Reply } from '../wire/messages.ts';
 import type { Microbatch } from './schedule.ts';
 import type { Session } from './session.ts';
 import type { Trainer } from './trainer.ts';
 
-const MAX_TRIES = 100;
+const MAX_TRIES = 50;
 const AVERAGE_MS = 60_000;
+const FLUSH_MS = 20_000;
 const ROSTER_MS = 250;
 
 export interface AsyncProgress {
@@ -15,125 +18,179 @@ export interface AsyncProgress {
   samples: number;
 }
 
-/** Drives all steps from `from` up to (not including) `to`; resolves when every microbatch of them is done, and averages at the end. */
+/** Drives steps `from` up to (not including) `to`; when all their microbatches are done, brings the replicas together. Returns the worst staleness. */
 export async function asyncSteps(
   session: Session,
   from: number,
   to: number,
   onProgress: (progress: AsyncProgress) => void,
 ): Promise<number> {
-  const { schedule, config, signal } = session.options;
-  const stop = new AbortController();
-  const ended = AbortSignal.any([signal, stop.signal]);
   await session.ready(from);
   session.formPipelines();
-  const queue = tasksOf(schedule.at, from, to);
-  const running = new Map<string, Promise<void>>();
-  let lastAverage = from;
-  let worstStaleness = 0;
-  let done = 0;
-  const lane = async (trainer: Trainer): Promise<void> => {
-    while (session.trainers.includes(trainer)) {
-      const next = queue.next();
-      if (next.done) return;
-      const result = await drive(session, trainer, next.value, ended);
-      worstStaleness = Math.max(worstStaleness, result.staleness);
-      session.applied += 1;
-      done += 1;
-      onProgress({
-        step: next.value.step,
-        loss: result.loss * (next.value.batchRows / result.rows),
-        samples: result.rows,
-      });
-      if (next.value.step >= lastAverage + config.averageEvery) {
-        lastAverage = next.value.step;
-        await averageAll(session);
-      }
-    }
-  };
-  const total = tasksCount(schedule.at, from, to);
-  const startLanes = (): void => {
-    for (const trainer of session.trainers)
-      for (let i = 0; i < config.inflight; i += 1) {
-        const name = `${trainer.id}.${i}`;
-        if (!running.has(name))
-          running.set(
-            name,
-            lane(trainer).finally(() => running.delete(name)),
-          );
-      }
-  };
+  const lanes = new Lanes(session, tasksOf(session, from, to), from, onProgress);
   try {
-    while (done < total) {
-      ended.throwIfAborted();
-      startLanes();
-      await Promise.race([Promise.all(running.values()), session.options.roster.change(ROSTER_MS)]);
-      if (done >= total) break;
-      await session.ready(Math.max(1, from));
-      session.formPipelines();
-    }
-    await Promise.all(running.values());
-  } catch (cause) {
-    stop.abort(toMeshError(cause));
-    await Promise.allSettled(running.values());
-    throw cause;
+    await lanes.run();
+  } finally {
+    await lanes.stop();
   }
-  await averageAll(session);
-  return worstStaleness;
+  await bringTogether(session);
+  return lanes.worstStaleness;
 }
 
-/** Until it is done, by whichever trainer can; always under the key that it was planned with. */
+/** `inflight` lanes for each trainer, each taking the next task from one queue; lanes follow the trainers that come and go. */
+class Lanes {
+  readonly #session: Session;
+  readonly #tasks: Iterator<Microbatch, undefined>;
+  readonly #onProgress: (progress: AsyncProgress) => void;
+  readonly #running = new Map<string, Promise<void>>();
+  readonly #stop = new AbortController();
+  readonly #failure = Promise.withResolvers<never>();
+  #isExhausted = false;
+  #averaging: Promise<void> | null = null;
+  #lastAverage: number;
+  worstStaleness = 0;
+
+  constructor(
+    session: Session,
+    tasks: Iterator<Microbatch, undefined>,
+    from: number,
+    onProgress: (progress: AsyncProgress) => void,
+  ) {
+    this.#session = session;
+    this.#tasks = tasks;
+    this.#lastAverage = from;
+    this.#onProgress = onProgress;
+    this.#failure.promise.catch(() => undefined); // it is raced wherever this class waits; it may also come when nobody does
+  }
+
+  /** Until the queue is empty and every lane is through. Rejects with the first failure of any lane. */
+  async run(): Promise<void> {
+    const { roster } = this.#session.options;
+    for (;;) {
+      this.#signal.throwIfAborted();
+      this.#start();
+      if (this.#isExhausted && this.#running.size === 0) return;
+      await Promise.race([
+        this.#failure.promise,
+        roster.change(ROSTER_MS),
+        ...(this.#isExhausted ? [Promise.all(this.#running.values())] : []),
+      ]);
+      if (this.#isExhausted) continue;
+      await Promise.race([this.#failure.promise, this.#session.ready(1, this.#signal)]);
+      this.#session.formPipelines();
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort(new MeshError('cancelled', 'Training ended elsewhere.', 'Nothing to do.'));
+    await Promise.allSettled([...this.#running.values(), this.#averaging]);
+  }
+
+  get #signal(): AbortSignal {
+    return AbortSignal.any([this.#session.options.signal, this.#stop.signal]);
+  }
+
+  #start(): void {
+    if (this.#isExhausted) return;
+    for (const trainer of this.#session.trainers)
+      for (let i = 0; i < this.#session.options.config.inflight; i += 1) {
+        const name = `${trainer.id}.${i}`;
+        if (this.#running.has(name)) continue;
+        this.#running.set(
+          name,
+          this.#lane(trainer)
+            .catch((cause: unknown) => this.#failure.reject(toMeshError(cause)))
+            .finally(() => this.#running.delete(name)),
+        );
+      }
+  }
+
+  async #lane(trainer: Trainer): Promise<void> {
+    const signal = this.#signal;
+    while (this.#session.trainers.includes(trainer)) {
+      const next = this.#tasks.next();
+      if (next.done) {
+        this.#isExhausted = true;
+        return;
+      }
+      const task = next.value;
+      const result = await drive(this.#session, trainer, task, signal);
+      this.worstStaleness = Math.max(this.worstStaleness, result.staleness);
+      this.#session.applied += 1;
+      this.#onProgress({ step: task.step, loss: result.loss * (task.batchRows / result.rows), samples: result.rows });
+      this.#averageWhenDue(task.step);
+    }
+  }
+
+  /** Beside training, and one at a time. */
+  #averageWhenDue(step: number): void {
+    if (this.#averaging || step < this.#lastAverage + this.#session.options.config.averageEvery) return;
+    this.#averaging = averageAll(this.#session).finally(() => {
+      this.#averaging = null;
+      this.#lastAverage = step;
+    });
+    this.#averaging.catch((cause: unknown) => this.#failure.reject(toMeshError(cause)));
+  }
+}
+
+/** Until it is done, by whichever trainer can. */
 async function drive(
   session: Session,
   trainer: Trainer,
   task: Microbatch,
   signal: AbortSignal,
-): Promise<{ loss: number; rows: number; staleness: number }> {
+): Promise<Reply<'stage.forward'>> {
   const key = { run: session.options.run, trainer: trainer.id, step: task.step, microbatch: task.microbatch };
-  let driver = trainer;
+  const path = trainer.choose();
   for (let tries = 1; ; tries += 1) {
     signal.throwIfAborted();
     try {
-      return await driver.run(task, key, 0, signal);
+      return await trainer.run(task, key, 0, signal, path);
     } catch (cause) {
       signal.throwIfAborted();
       const error = toMeshError(cause);
-      if (error.code === 'not-finite' || error.code === 'stage-shapes' || tries >= MAX_TRIES) throw error;
-      await session.probe(0);
-      await session.ready(1);
-      const [first, ...others] = session.formPipelines();
-      if (!first)
-        throw new MeshError('no-replica', 'There is no pipeline.', 'Start a replica of every stage.', { cause });
-      driver = others[tries % (others.length + 1)] ?? first;
+      if (error.code === 'not-finite' || error.code === 'stage-shapes' || error.code === 'usage' || tries >= MAX_TRIES)
+        throw error;
+      await session.probe(1);
+      await session.ready(1, signal);
     }
   }
 }
 
-export async function averageAll(session: Session): Promise<void> {
+/** The last steps of batches that are not full, then an average: what was applied is in the weights of every replica. */
+async function bringTogether(session: Session): Promise<void> {
+  const { roster, ask, run, signal } = session.options;
+  const members = roster.active().flat();
+  await Promise.allSettled(
+    members.map((member) =>
+      ask(member.replica, 'stage.flush', { uid: member.replica.uid, run }, { signal, deadlineMs: FLUSH_MS }),
+    ),
+  );
+  await averageAll(session);
+}
+
+async function averageAll(session: Session): Promise<void> {
   const { plans, roster, ask, run, emit, signal } = session.options;
   await Promise.all(
     plans.map(async (plan, stage) => {
-      const members = roster.members('active', stage);
-      if (members.length < 2) return;
-      const replicas = members.map((member) => member.replica);
+      const replicas = roster.members('active', stage).map((member) => member.replica);
+      if (replicas.length < 2) return;
       const outcomes = await Promise.allSettled(
         replicas.map((replica) =>
           ask(replica, 'stage.average', { uid: replica.uid, run, replicas }, { signal, deadlineMs: AVERAGE_MS }),
         ),
       );
-      const merged = replicas.filter((_, i) => outcomes[i]?.status === 'fulfilled').map((replica) => replica.uid);
-      emit({ kind: 'stages.averaged', run, stage: plan.name, replicas: merged });
+      signal.throwIfAborted();
+      const merged = replicas.filter((_, i) => {
+        const outcome = outcomes[i];
+        return outcome?.status === 'fulfilled' && outcome.value.body.merged > 0;
+      });
+      emit({ kind: 'stages.averaged', run, stage: plan.name, replicas: merged.map((replica) => replica.uid) });
     }),
   );
 }
 
-function* tasksOf(at: (step: number) => Microbatch[], from: number, to: number): Generator<Microbatch, undefined> {
-  for (let step = from; step < to; step += 1) yield* at(step);
+function* tasksOf(session: Session, from: number, to: number): Generator<Microbatch, undefined> {
+  for (let step = from; step < to; step += 1) yield* session.options.schedule.at(step);
   return undefined;
-}
-
-function tasksCount(at: (step: number) => Microbatch[], from: number, to: number): number {
-  let count = 0;
-  for (let step = from; step < to; step += 1) count += at(step).length;
-  return count;
 }

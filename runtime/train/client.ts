@@ -74,7 +74,7 @@ export async function runClient(options: ClientOptions): Promise<EventOf<'run.do
   } catch (cause) {
     const error = signal.aborted
       ? new MeshError('cancelled', 'The run was interrupted.', 'Start it again.')
-      : toMeshError(cause);
+      : explained(toMeshError(cause), config);
     emit({ kind: 'run.failed', run, ...error.toShape() });
     throw error;
   } finally {
@@ -86,11 +86,23 @@ export async function runClient(options: ClientOptions): Promise<EventOf<'run.do
   }
 }
 
+/** What a stage or the trainer saw of a divergence is one number; the person who drives the run needs to know what it means. */
+function explained(error: MeshError, { optimizer }: RunConfig): MeshError {
+  if (error.code !== 'not-finite') return error;
+  return new MeshError(
+    'not-finite',
+    `The run has diverged: ${error.message}`,
+    `Lower optimizer.lr (it is ${optimizer.lr}) and start again; if it recurs, look for values in the data that are far too large.`,
+    { cause: error },
+  );
+}
+
 async function trainAll(options: ClientOptions, session: Session, schedule: Schedule): Promise<EventOf<'run.done'>> {
   const { config, emit } = options;
   const { run } = session.options;
   const progress = progressReporter(session, schedule, config.epochs);
   let evaluation: Evaluation | null = null;
+  let model = '';
   for (let from = 0; from < schedule.steps; from += schedule.stepsPerEpoch) {
     const to = Math.min(from + schedule.stepsPerEpoch, schedule.steps);
     progress.resume();
@@ -102,12 +114,11 @@ async function trainAll(options: ClientOptions, session: Session, schedule: Sche
       emit({ kind: 'log', level: 'info', message: `${run}: worst staleness ${staleness} steps` });
     }
     progress.pause();
-    await session.ready(to);
-    evaluation = await evaluate(session, options.data);
+    // What was learned is safe before anything else is asked of the stages.
+    if (to === schedule.steps) model = await options.save(await session.again(to, () => pullModel(session)));
+    evaluation = await session.again(to, () => evaluate(session, options.data));
     emit({ kind: 'run.evaluated', run, epoch: Math.ceil(to / schedule.stepsPerEpoch), ...evaluation });
   }
-  const tensors = await pullModel(session);
-  const model = await options.save(tensors);
   const done: EventOf<'run.done'> = {
     kind: 'run.done',
     run,

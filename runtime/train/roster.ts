@@ -14,6 +14,8 @@ export interface Member extends Candidate {
   state: MemberState;
   /** When an `out` member may be tried again. */
   retryAt: number;
+  /** How often in a row it dropped out: each time it waits twice as long. */
+  failures: number;
 }
 
 export interface RosterOptions {
@@ -23,12 +25,13 @@ export interface RosterOptions {
   now: () => number;
 }
 
-const RETRY_MS = 2_000;
+const RETRY_MS = 1_000;
+const MAX_RETRY_MS = 60_000;
 
 export class Roster {
   readonly #options: RosterOptions;
   readonly #members = new Map<Uid, Member>();
-  #waiters: (() => void)[] = [];
+  readonly #waiters = new Set<() => void>();
 
   constructor(options: RosterOptions) {
     this.#options = options;
@@ -55,6 +58,7 @@ export class Roster {
           samplesPerSecond: record.samplesPerSecond,
           outstanding: 0,
           retryAt: 0,
+          failures: 0,
         });
     }
     for (const [uid, member] of this.#members) {
@@ -92,7 +96,8 @@ export class Roster {
   setOut(member: Member): void {
     member.state = 'out';
     member.outstanding = 0;
-    member.retryAt = this.#options.now() + RETRY_MS;
+    member.retryAt = this.#options.now() + Math.min(RETRY_MS * 2 ** member.failures, MAX_RETRY_MS);
+    member.failures += 1;
   }
 
   byUid(uid: string): Member | undefined {
@@ -114,17 +119,15 @@ export class Roster {
   change(ms: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(resolve, ms);
-    this.#waiters.push(() => {
+    this.#waiters.add(resolve);
+    return promise.finally(() => {
       clearTimeout(timer);
-      resolve();
+      this.#waiters.delete(resolve);
     });
-    return promise;
   }
 
   #wake(): void {
-    const waiters = this.#waiters;
-    this.#waiters = [];
-    for (const wake of waiters) wake();
+    for (const wake of this.#waiters) wake();
   }
 
   #stageOf(record: StageRecord): number {

@@ -2,13 +2,16 @@
 // Whatever fails before the last part makes the step begin again as another attempt, with nothing of the old one left; so every
 // planned microbatch counts exactly once, and the result equals one machine training alone, to rounding.
 import { MeshError, toMeshError } from '../errors.ts';
+import { isReplaceable } from '../mesh/ask.ts';
 import type { Trainer } from './trainer.ts';
 import type { Member } from './roster.ts';
 import type { Microbatch } from './schedule.ts';
 import type { Session } from './session.ts';
 
 const MAX_ATTEMPTS = 50;
-const APPLY_TRIES = 2;
+/** For asking again over a new link: a member that needs longer drops out. */
+const APPLY_AGAIN_MS = 3_000;
+const APPLY_PAUSE_MS = 500;
 
 interface Held {
   member: Member;
@@ -98,46 +101,71 @@ async function reduceAll(session: Session, held: readonly Held[], step: number, 
   }
 }
 
-/** The commit. Every member has the whole gradient by now, so one that fails here only drops out and adopts the state later. */
+/**
+ * The commit. Every member has the whole gradient by now, so one that fails here only drops out and takes over the state later. A stage
+ * of which nobody answered is asked again and again: to give up here would be to lose the run.
+ */
 async function applyAll(session: Session, held: readonly Held[], step: number, attempt: number): Promise<void> {
   const { roster, plans, emit, run } = session.options;
-  const outcomes = await Promise.all(
-    held.map(async ({ member }) => ({ member, error: await applyOne(session, member, step, attempt) })),
+  await Promise.all(
+    plans.map(async (plan, stage) => {
+      const members = held.filter(({ member }) => member.stage === stage).map(({ member }) => member);
+      const failed = await applyStage(session, members, plan.name, step, attempt);
+      for (const [member, error] of failed) {
+        roster.setOut(member);
+        emit({
+          kind: 'log',
+          level: 'warn',
+          message: `${run}: ${member.replica.uid} missed the commit of step ${step}: ${error.message}`,
+        });
+      }
+    }),
   );
-  for (const { member, error } of outcomes) {
-    if (!error) continue;
-    roster.setOut(member);
-    emit({
-      kind: 'log',
-      level: 'warn',
-      message: `${run}: ${member.replica.uid} missed the commit of step ${step}: ${error.message}`,
-    });
-  }
-  for (const [stage, plan] of plans.entries()) {
-    const ofStage = outcomes.filter(({ member }) => member.stage === stage);
-    const error = ofStage.every((outcome) => outcome.error) ? ofStage[0]?.error : null;
-    if (!error) continue;
-    if (error.code === 'not-finite') throw error;
-    throw new MeshError(
-      'no-replica',
-      `Every replica of ${plan.name} was lost in the commit of step ${step}: ${error.message}`,
-      'Run with more replicas of every stage; start again.',
-      { cause: error },
-    );
+}
+
+/** Until at least one member has applied; returns those that have not. */
+async function applyStage(
+  session: Session,
+  members: readonly Member[],
+  name: string,
+  step: number,
+  attempt: number,
+): Promise<Map<Member, MeshError>> {
+  const { config, signal } = session.options;
+  const until = performance.now() + config.patienceMs;
+  for (;;) {
+    const errors = await Promise.all(members.map((member) => applyOne(session, member, step, attempt)));
+    const failed = new Map(members.flatMap((member, i) => (errors[i] ? [[member, errors[i]] as const] : [])));
+    if (failed.size < members.length) return failed;
+    const [error] = failed.values();
+    if (error?.code === 'not-finite') throw error;
+    if (
+      !error ||
+      ![...failed.values()].some(isReplaceable) ||
+      performance.now() > until ||
+      members.every((member) => isGone(session, member))
+    )
+      throw new MeshError(
+        'no-replica',
+        `Every replica of ${name} was lost in the commit of step ${step}: ${error?.message ?? ''}`,
+        'Run with more replicas of every stage; start again.',
+        { cause: error },
+      );
+    signal.throwIfAborted();
+    await new Promise((resolve) => setTimeout(resolve, APPLY_PAUSE_MS));
   }
 }
+
+/** Its record is gone, or another process has taken its place: what it held is lost. */
+const isGone = (session: Session, member: Member): boolean =>
+  session.options.roster.byUid(member.replica.uid) !== member;
 
 async function applyOne(session: Session, member: Member, step: number, attempt: number): Promise<MeshError | null> {
   const { ask, run, signal, config } = session.options;
   let error: MeshError | null = null;
-  for (let tries = 0; tries < APPLY_TRIES; tries += 1) {
+  for (const deadlineMs of [config.deadlineMs / 2, APPLY_AGAIN_MS]) {
     try {
-      await ask(
-        member.replica,
-        'stage.apply',
-        { uid: member.replica.uid, run, step, attempt },
-        { signal, deadlineMs: config.deadlineMs / 2 },
-      );
+      await ask(member.replica, 'stage.apply', { uid: member.replica.uid, run, step, attempt }, { signal, deadlineMs });
       return null;
     } catch (cause) {
       signal.throwIfAborted();

@@ -38,10 +38,11 @@ export class Trainer {
     key: MicrobatchKey,
     attempt: number,
     signal: AbortSignal,
+    path: readonly string[] = this.choose(),
   ): Promise<Reply<'stage.forward'>> {
     const { ask, emit, run, batchOf, deadlineMs } = this.options;
     const stages = this.options.roster.active();
-    const [hop, ...route] = routeOf(stages, this.#path(stages));
+    const [hop, ...route] = routeOf(stages, indicesOf(stages, path));
     if (!hop) throw new Error('a pipeline without stages');
     const { x, y } = batchOf(task.rows);
     const chosen = [hop, ...route].map((candidates) => this.options.roster.byUid(candidates[0]?.uid ?? ''));
@@ -85,17 +86,21 @@ export class Trainer {
     }
   }
 
-  #path(stages: readonly Member[][]): number[] {
-    const { path } = this.options;
-    if (!path) return pickHops(stages);
-    return stages.map((members, i) =>
-      Math.max(
-        0,
-        members.findIndex((member) => member.replica.uid === path[i]),
-      ),
-    );
+  /** The replicas, by UID, that a microbatch of this trainer takes now. */
+  choose(): string[] {
+    const stages = this.options.roster.active();
+    return this.options.path ?? pickHops(stages).map((index, stage) => stages[stage]?.[index]?.replica.uid ?? '');
   }
 }
+
+/** Where a replica of the path is no longer active, the first of its stage. */
+const indicesOf = (stages: readonly Member[][], path: readonly string[]): number[] =>
+  stages.map((members, stage) =>
+    Math.max(
+      0,
+      members.findIndex((member) => member.replica.uid === path[stage]),
+    ),
+  );
 
 function count(members: readonly (Member | undefined)[], by: number): void {
   for (const member of members) if (member) member.outstanding = Math.max(0, member.outstanding + by);

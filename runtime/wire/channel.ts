@@ -17,6 +17,8 @@ export interface Context {
   /** Aborts when the asker cancels, the deadline passes or the link ends. */
   signal: AbortSignal;
   deadlineMs: number;
+  /** Gives this handler's turn to others while it only waits for other peers; else handlers that wait for each other use them all up. */
+  idle<T>(work: () => Promise<T>): Promise<T>;
 }
 
 export interface Answer<K extends MessageKind> {
@@ -236,7 +238,19 @@ export class Channel {
       transport: this.transport,
       signal,
       deadlineMs: envelope.deadlineMs,
+      idle: (work) => this.#idle(work),
     });
+  }
+
+  /** Those who come back from waiting go first: they hold memory that newcomers do not hold yet. */
+  async #idle<T>(work: () => Promise<T>): Promise<T> {
+    this.#passTurn();
+    try {
+      return await work();
+    } finally {
+      if (this.#running < (this.#options.maxConcurrent ?? 64)) this.#running += 1;
+      else await new Promise<void>((resolve) => this.#waiting.unshift(resolve));
+    }
   }
 
   /** In the reply lane, cancellations too: that one is never held up by a backlog, which is what they are to clear. */

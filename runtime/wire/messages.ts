@@ -61,7 +61,8 @@ export const messages = {
       mode: z.enum(['sync', 'async']),
       accumulate: z.int().min(1).max(100_000),
     }),
-    reply: z.strictObject({ info, step: count }),
+    /** `isNew`: it was built just now. */
+    reply: z.strictObject({ info, step: count, isNew: z.boolean() }),
   },
   /** As stage.open, but with the weights, optimizer state and step of another replica, pulled over a link. */
   'stage.adopt': {
@@ -114,8 +115,12 @@ export const messages = {
     reply: z.strictObject({ merged: count }),
   },
 
+  /** Async: take the step of a batch that is not full, so that nothing done is left out of the weights. */
+  'stage.flush': { request: z.strictObject({ ...at }), reply: z.strictObject({ step: count }) },
+
+  /** State by name; `all`: weights and optimizer of one moment, as `weights/<name>` and `optimizer/<name>`. */
   'stage.pull': {
-    request: z.strictObject({ ...at, state: z.enum(['weights', 'gradients', 'optimizer']) }),
+    request: z.strictObject({ ...at, state: z.enum(['weights', 'gradients', 'optimizer', 'all']) }),
     reply: z.strictObject({ step: count }),
   },
   'stage.close': { request: z.strictObject({ ...at }), reply: z.strictObject({}) },

@@ -55,10 +55,12 @@ async function joined(server: MonitorServer): Promise<Monitor> {
 }
 
 async function connect(near: Transport, far: Transport, target: Target): Promise<{ a: Pipe; b: Pipe }> {
-  const { promise, resolve } = Promise.withResolvers<Pipe>();
+  const { promise, resolve, reject } = Promise.withResolvers<Pipe>();
   far.listen(resolve);
   near.listen(SILENT);
-  const a = await near.dial(target, AbortSignal.timeout(20_000));
+  const limit = AbortSignal.timeout(20_000);
+  limit.addEventListener('abort', () => reject(new Error(`${far.kind}: dialled, and the other end was never told`)));
+  const a = await near.dial(target, limit);
   return { a, b: await promise };
 }
 
@@ -73,7 +75,7 @@ async function tcpPipes(tls?: { cert: string; key: string }): Promise<Pair> {
   const options = { host: '127.0.0.1', port: 0, nextFree: false, emit: SILENT, ...(tls ? { tls } : {}) };
   const near = await tcpTransport(options);
   const far = await tcpTransport(options);
-  const address = { transport: 'tcp' as const, host: '127.0.0.1', port: far.port };
+  const address = { transport: tls ? ('tls' as const) : ('tcp' as const), host: '127.0.0.1', port: far.port };
   const pipes = await connect(near, far, { peer: 'x'.repeat(43) as PeerId, addresses: [address] });
   return {
     ...pipes,
@@ -84,13 +86,14 @@ async function tcpPipes(tls?: { cert: string; key: string }): Promise<Pair> {
   };
 }
 
-async function tlsPipes(): Promise<Pair> {
+/** Signed by nobody but itself. */
+export async function testCertificate(): Promise<{ cert: string; key: string }> {
   const { cert, private: key } = await generate([{ name: 'commonName', value: 'localhost' }], {
     keyType: 'ec',
     curve: 'P-256',
     algorithm: 'sha256',
   });
-  return tcpPipes({ cert, key });
+  return { cert, key };
 }
 
 async function introduced(server: MonitorServer, make: (sessions: Sessions) => Promise<Transport>): Promise<Pair> {
@@ -131,7 +134,7 @@ export async function pairMakers(server: MonitorServer): Promise<PairMaker[]> {
   return [
     { name: 'local', skip: null, isIntroduced: false, make: localPipes },
     { name: 'tcp', skip: null, isIntroduced: false, make: () => tcpPipes() },
-    { name: 'tcp with TLS', skip: null, isIntroduced: false, make: tlsPipes },
+    { name: 'tcp with TLS', skip: null, isIntroduced: false, make: async () => tcpPipes(await testCertificate()) },
     { name: 'webrtc', skip: await hasWebRtc(), isIntroduced: true, make: () => introduced(server, webrtcOf) },
     {
       name: 'relay',

@@ -157,23 +157,39 @@ test('what is pulled while a step is being taken belongs to the step that is tol
   assert.equal((await pulled).body.step, 1);
 });
 
-test('adopting asks again where the other one stepped in between, and gives up in the end with nothing written', async (t) => {
+test('what is adopted is of one moment, though the other one goes on stepping; meanwhile the newcomer takes no work', async (t) => {
   const [mesh, [a, b]] = await replicas(t, 'ab', 'async');
   assert.ok(a && b);
-  let pulls = 0;
-  let stepsLeft = 1;
-  mesh.onMessage = async (kind) => {
-    if (kind !== 'stage.pull' || (pulls += 1) % 2 === 1 || stepsLeft <= 0) return;
-    stepsLeft -= 1;
-    await mesh.forward(a, 1, { key: microbatch(pulls) });
+  const turn = (m: number): Promise<unknown> => mesh.forward(a, 1, { key: microbatch(m) });
+  await turn(0);
+  const reading = Promise.withResolvers<void>();
+  const gate = Promise.withResolvers<void>();
+  a.gpu.before = async (call) => {
+    if (call !== 'read weights') return;
+    reading.resolve();
+    await gate.promise;
   };
-  assert.equal((await adopt(mesh, b, a, 'async')).body.step, 1);
-  assert.equal(b.gpu.weight, a.gpu.weight);
-  assert.equal(pulls, 4);
-  const written = b.gpu.calls.filter((call) => call.startsWith('write')).length;
-  stepsLeft = Infinity;
-  await assert.rejects(adopt(mesh, b, a, 'async'), withCode('conflict'));
-  assert.equal(b.gpu.calls.filter((call) => call.startsWith('write')).length, written);
+  const adopted = adopt(mesh, b, a, 'async');
+  await reading.promise;
+  const stepping = turn(1);
+  await assert.rejects(mesh.forward(b, 1), withCode('no-stage'));
+  gate.resolve();
+  assert.equal((await adopted).body.step, 1);
+  await stepping;
+  assert.deepEqual([b.gpu.weight, b.gpu.optimizerStep, a.gpu.weight, a.gpu.steps], [0, 1, -1, 2]);
+  assert.equal(b.gpu.gradient, 0);
+  await mesh.forward(b, 1, { key: microbatch(2) });
+});
+
+test('a copy that fails leaves the newcomer as it was', async (t) => {
+  const [mesh, [a, b]] = await replicas(t, 'ab');
+  assert.ok(a && b);
+  mesh.onMessage = (kind) =>
+    kind === 'stage.pull' ? Promise.reject(new MeshError('link-lost', 'Gone.', 'Wait.')) : Promise.resolve();
+  await assert.rejects(adopt(mesh, b, a), withCode('link-lost'));
+  assert.ok(!b.gpu.calls.some((call) => call.startsWith('write')));
+  await mesh.forward(b, 2);
+  assert.equal(b.gpu.gradient, 2);
 });
 
 test('averaging keeps the steps taken meanwhile, and leaves out who does not answer', async (t) => {

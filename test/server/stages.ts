@@ -5,7 +5,7 @@ import { MeshError } from '../../runtime/errors.ts';
 import type { EventOf, MeshEvent } from '../../runtime/events.ts';
 import { askerOf, type Ask } from '../../runtime/mesh/ask.ts';
 import { StageHost } from '../../runtime/server/host.ts';
-import { f32Of, f32Tensor, i32Tensor, type Tensor, type Tensors } from '../../runtime/tensor.ts';
+import { f32Of, f32Tensor, i32Of, i32Tensor, type Tensor, type Tensors } from '../../runtime/tensor.ts';
 import { parseUid, peerIdSchema, runIdSchema, type PeerId } from '../../runtime/wire/ids.ts';
 import type { Replica, Request } from '../../runtime/wire/messages.ts';
 
@@ -35,6 +35,8 @@ export class FakeCompute {
   weight = 1;
   gradient = 0;
   steps = 0;
+  /** As written by an adoption. */
+  optimizerStep = 0;
   readonly calls: string[] = [];
   before: (call: string) => Promise<void> = () => Promise.resolve();
   #opened = 0;
@@ -90,9 +92,11 @@ export class FakeCompute {
         return new Map([['w', scalar(kind === 'weights' ? this.weight : this.gradient)]]);
       }),
     write: (_, kind, tensors) => {
-      const value = kind === 'optimizer' ? NaN : valueOf(tensors);
+      const step = tensors.get('step');
+      const value = step ? (i32Of(step)[0] ?? NaN) : valueOf(tensors);
       return this.#turn(`write ${kind}`, () => {
         if (kind === 'weights') this.weight = value;
+        else this.optimizerStep = value;
       });
     },
     combine: (_, kind, parts, coefficients, mode) => {
