@@ -12,6 +12,8 @@ const ADOPT_MS = 15_000;
 const PROBE_MS = 4_000;
 /** At the very start: how long those who are there already may still take once there is one of each stage. */
 const START_GRACE_MS = 5_000;
+/** A wait this short is nobody's concern. */
+const QUIET_MS = 1_000;
 
 export class Admission {
   readonly #options: SessionOptions;
@@ -22,6 +24,8 @@ export class Admission {
   readonly #empty = new Set<Member>();
   #probing: Promise<void> | null = null;
   #fatal: MeshError | null = null;
+  /** Why the last one that came was not taken in. */
+  #lastRefusal: MeshError | null = null;
 
   constructor(options: SessionOptions) {
     this.#options = options;
@@ -44,8 +48,12 @@ export class Admission {
       const isStarting = step === 0 && this.#opening.size > 0 && performance.now() - started < START_GRACE_MS;
       if (stages.length === 0 && !isStarting) return;
       const missing = stages.map((stage) => plans[stage]?.name ?? '');
-      if (missing.length > 0 && missing.join() !== lastMissing) emit({ kind: 'run.waiting', run, missing });
-      lastMissing = missing.join();
+      // Those that are being built are not waited for yet.
+      const isNews = missing.length > 0 && missing.join() !== lastMissing && performance.now() - started > QUIET_MS;
+      if (isNews) {
+        emit({ kind: 'run.waiting', run, missing });
+        lastMissing = missing.join();
+      }
       const isLost = [...this.#empty].some(
         (member) => stages.includes(member.stage) && roster.byUid(member.replica.uid) === member,
       );
@@ -189,6 +197,7 @@ export class Admission {
     const { signal, roster, emit } = this.#options;
     if (signal.aborted) return;
     if (step === 0 && (error.code === 'stage-shapes' || error.code === 'usage')) this.#fatal = error;
+    this.#lastRefusal = error;
     roster.setOut(member);
     emit({
       kind: 'log',
@@ -199,6 +208,7 @@ export class Admission {
 
   #gone(missing: readonly string[], step: number): MeshError {
     const { config } = this.#options;
+    const refusal = this.#lastRefusal;
     const names = missing.join(' or ');
     return step > 0
       ? new MeshError(
@@ -208,8 +218,9 @@ export class Admission {
         )
       : new MeshError(
           'no-replica',
-          `No replica of ${names} came within ${Math.round(config.patienceMs / 1_000)} s.`,
-          `Start one: node node/serve.ts --join URL --stage ${missing[0] ?? 'front'}.${config.version}.0.${config.subversion}`,
+          `No replica of ${names} came within ${Math.round(config.patienceMs / 1_000)} s.${refusal ? ` The last that was there: ${refusal.message}` : ''}`,
+          refusal?.fix ??
+            `Start one: node node/serve.ts --join URL --stage ${missing[0] ?? 'front'}.${config.version}.0.${config.subversion}`,
         );
   }
 }

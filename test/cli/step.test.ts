@@ -46,7 +46,11 @@ interface Files {
 }
 
 /** Runs the command in a folder of its own. A `Contents` that is text is written as it stands. */
-async function step(files: Files, flags: readonly string[]): Promise<Ended & { out: string }> {
+async function step(
+  files: Files,
+  flags: readonly string[],
+  env: Record<string, string> = {},
+): Promise<Ended & { out: string }> {
   const folder = join(scratch, String((runs += 1)));
   await mkdir(folder);
   const args: string[] = [];
@@ -56,7 +60,7 @@ async function step(files: Files, flags: readonly string[]): Promise<Ended & { o
     args.push(`--${name}`, file);
   }
   const out = join(folder, 'out.safetensors');
-  const ended = await runNode(['node/cli.ts', 'step', ...args, '--out', out, ...flags, '--json']);
+  const ended = await runNode(['node/cli.ts', 'step', ...args, '--out', out, ...flags, '--json'], env);
   return { ...ended, out };
 }
 
@@ -201,6 +205,13 @@ for (const { what, files, flags, code, error, fix } of REFUSALS)
     assert.equal(existsSync(ended.out), false, 'no output is left behind');
     assert.equal(existsSync(`${ended.out}.part`), false, 'no partial output is left behind');
   });
+
+test('says so where there is no GPU', async () => {
+  const noDriver = { VK_DRIVER_FILES: '/nonexistent', VK_ICD_FILENAMES: '/nonexistent' };
+  const ended = await step(good, [], noDriver);
+  assertRefused(ended, 3, /GPU/, /\w/);
+  assert.equal(existsSync(ended.out), false);
+});
 
 test('refuses to run without its files', async () => {
   assertRefused(await runNode(['node/cli.ts', 'step']), 2, /--model .*is needed/, /--help/);

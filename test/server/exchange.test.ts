@@ -16,7 +16,7 @@ async function replicas(
   // prettier-ignore
   const mesh = new TestMesh();
   t.after(() => mesh.close());
-  const stages = [...letters].map((letter, i) => mesh.add(`back.0.${i}.0`, letter));
+  const stages = Array.from(letters).map((letter, i) => mesh.add(`back.0.${i}.0`, letter));
   await Promise.all(stages.map((stage) => mesh.openLast(stage, { mode, accumulate: 1 })));
   return [mesh, stages];
 }
