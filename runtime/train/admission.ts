@@ -5,7 +5,7 @@ import type { StageSpec } from '../compute.ts';
 import type { Request } from '../wire/messages.ts';
 import { sameShape } from '../tensor.ts';
 import type { Member } from './roster.ts';
-import type { SessionOptions } from './session.ts';
+import type { SessionOptions } from './session-options.ts';
 
 const OPEN_MS = 120_000;
 const ADOPT_MS = 15_000;

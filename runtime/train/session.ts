@@ -1,27 +1,10 @@
 // What both loops (sync.ts, async.ts) share: the run's options, its trainers, the way in for members.
 import { toMeshError } from '../errors.ts';
-import type { Emit } from '../events.ts';
-import { isReplaceable, type Ask } from '../mesh/ask.ts';
-import type { RunId } from '../wire/ids.ts';
-import type { Tensor } from '../tensor.ts';
+import { isReplaceable } from '../mesh/ask.ts';
 import { Admission } from './admission.ts';
-import type { RunConfig, StagePlan } from './config.ts';
 import { pipelines } from './paths.ts';
-import type { Roster } from './roster.ts';
-import type { Schedule } from './schedule.ts';
+import type { SessionOptions } from './session-options.ts';
 import { Trainer } from './trainer.ts';
-
-export interface SessionOptions {
-  run: RunId;
-  config: RunConfig;
-  plans: readonly StagePlan[];
-  roster: Roster;
-  ask: Ask;
-  emit: Emit;
-  schedule: Schedule;
-  batchOf: (rows: Uint32Array) => { x: Tensor; y: Tensor };
-  signal: AbortSignal;
-}
 
 const TRIES = 6;
 
