@@ -36,7 +36,7 @@ const start = command({
     option('--exit', 'end when the run is done, instead of keeping the monitor up until Ctrl-C'),
     option('--config <file>', 'another run, in YAML'),
     option('--replicas <number>', 'peers for each stage (default: 2)'),
-    option('--epochs <number>', 'default: 5'),
+    option('--epochs <number>', 'default: 8'),
     option('--mode <sync|async>', 'default: sync'),
     option('--policy <all|disjoint|routed>', 'default: all'),
     option('--port <number>', "the monitor's port (default: 50000, next free if taken)"),

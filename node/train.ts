@@ -60,8 +60,8 @@ export const train = command({
     data: mnist
     batch: 128
     microbatch: 32
-    epochs: 5
-    optimizer: { name: sgd, lr: 0.1, momentum: 0.9 }
+    epochs: 8
+    optimizer: { name: sgd, lr: 0.02, momentum: 0.9 }
 END`,
   ],
   run: async (options, context) => {

@@ -33,10 +33,10 @@ export const runConfigSchema = z.strictObject({
   /** Rows to an optimizer step, and to a forward pass. */
   batch: z.int().min(1).max(1_000_000).default(128),
   microbatch: z.int().min(1).max(1_000_000).default(32),
-  epochs: z.int().min(1).max(100_000).default(5),
+  epochs: z.int().min(1).max(100_000).default(8),
   /** Ends the run early, after this many steps. */
   maxSteps: z.int().min(1).optional(),
-  optimizer: optimizerSpecSchema.default({ name: 'sgd', lr: 0.1, momentum: 0.9, weightDecay: 0 }),
+  optimizer: optimizerSpecSchema.default({ name: 'sgd', lr: 0.02, momentum: 0.9, weightDecay: 0 }),
   seed: z.int().min(0).default(1),
   /** Microbatches that one trainer has under way. */
   inflight: z.int().min(1).max(64).default(2),
