@@ -127,5 +127,5 @@ test('an error names the line of its key, wherever that is; options win over the
   const config = readRunConfig(file, { mode: 'async', epochs: undefined });
   assert.deepEqual([config.mode, config.epochs], ['async', 4]);
   await writeFile(file, '');
-  assert.equal(readRunConfig(file).epochs, 5, 'an empty file is a run of defaults');
+  assert.equal(readRunConfig(file).epochs, 8, 'an empty file is a run of defaults');
 });
