@@ -24,11 +24,14 @@ export async function reduce(
   if (!own)
     throw new MeshError('malformed', `${stage.uid} is not among the members.`, 'Name every replica that takes part.');
   run.expectHeld(body.step, body.attempt, own.microbatches);
-  const partial = freeze(stage, run);
+  run.isSealed = true;
   const holders = body.members.filter((member) => member.microbatches.length > 0);
+  const isShared = holders.some((member) => member !== own);
+  // Read before the sum takes its place, because the others will ask for it; what is not shared stays where it is.
+  const partial = isShared && holders.includes(own) ? freeze(stage, run) : null;
   const parts = await Promise.all(
-    holders.map(async (member) => {
-      if (member === own) return copied(await partial);
+    (isShared ? holders : []).map(async (member) => {
+      if (member === own && partial) return copied(await partial);
       const { step, attempt } = body;
       const request = { uid: member.replica.uid, run: body.run, step, attempt, microbatches: member.microbatches };
       return (
@@ -42,7 +45,7 @@ export async function reduce(
   context.signal.throwIfAborted();
   // While the parts were on their way a newer attempt may have begun, whose gradient this sum must not touch.
   run.expectHeld(body.step, body.attempt, own.microbatches);
-  if (parts.length > 1 || holders[0] !== own)
+  if (isShared)
     await compute.combine(
       run.handle,
       'gradients',
@@ -61,6 +64,7 @@ export async function gradients(
 ): Promise<Answer<'stage.gradients'>> {
   const run = stage.expect(body.run);
   run.expectHeld(body.step, body.attempt, body.microbatches);
+  run.isSealed = true;
   return { body: {}, tensors: await freeze(stage, run) };
 }
 

@@ -32,7 +32,9 @@ export class StageRun {
   /** Steps taken. */
   step: number;
   attempt = 0;
-  /** Sync: this replica's own gradient, read once when the reduction begins; from then on the attempt takes no more. */
+  /** Sync: the reduction has begun; the attempt takes no more. */
+  isSealed = false;
+  /** Sync: this replica's own gradient, read once for all who ask. */
   partial: Promise<Tensors> | null = null;
   isReduced = false;
   lastGradientNorm = 0;
@@ -70,7 +72,7 @@ export class StageRun {
 
   /** To be called in the same turn as the GPU work that adds the gradient: true if it may add, false if it already did. */
   claim(key: string, step: number, attempt: number): boolean {
-    if (this.mode === 'sync' && (step !== this.step || attempt !== this.attempt || this.partial))
+    if (this.mode === 'sync' && (step !== this.step || attempt !== this.attempt || this.isSealed))
       throw this.#stale(step, attempt);
     if (this.#held.has(key)) return false;
     this.#held.add(key);
@@ -117,6 +119,7 @@ export class StageRun {
 
   #clear(): void {
     this.#held.clear();
+    this.isSealed = false;
     this.partial = null;
     this.isReduced = false;
   }
@@ -124,7 +127,7 @@ export class StageRun {
   #stale(step: number, attempt: number): MeshError {
     return new MeshError(
       'stale',
-      `Step ${step} attempt ${attempt} was asked for; this replica is at step ${this.step} attempt ${this.attempt}${this.partial ? ' and reduces it' : ''}.`,
+      `Step ${step} attempt ${attempt} was asked for; this replica is at step ${this.step} attempt ${this.attempt}${this.isSealed ? ' and reduces it' : ''}.`,
       'Nothing to do: a newer attempt is under way, or this replica must first adopt the state of another one.',
     );
   }

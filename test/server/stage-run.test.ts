@@ -46,7 +46,7 @@ test('sync: a claim succeeds only for the step and attempt that it is at, and on
           run.unclaim(String(m));
           held.delete(m);
         } else if (kind === 'freeze') {
-          run.partial = Promise.resolve(new Map());
+          run.isSealed = true;
           isFrozen = true;
         } else {
           const before = run.step;
