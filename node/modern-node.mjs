@@ -28,12 +28,15 @@ export function isModern(version) {
   return major >= 24;
 }
 
+/** The npm package that carries Node 24 for this machine, if there is one. */
+export const bundledName = () => BUNDLED.get(`${process.platform}-${process.arch}`);
+
 /**
  * Path of the Node that came with the npm packages, or null.
  * @returns {string | null}
  */
 export function bundledNode() {
-  const name = BUNDLED.get(`${process.platform}-${process.arch}`);
+  const name = bundledName();
   if (name === undefined) return null;
   try {
     const folder = dirname(createRequire(import.meta.url).resolve(`${name}/package.json`));

@@ -4,11 +4,12 @@
 // Everything is said on stderr: stdout belongs to the command that follows.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
-import { isModern, modernNode, tooOld } from './modern-node.mjs';
+import { bundledName, isModern, modernNode, tooOld } from './modern-node.mjs';
 import { isInstalled, namesBackports, plan } from './setup-plan.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
@@ -78,8 +79,41 @@ function installPackages() {
   // npm must not run under the Node inside node_modules, which it is about to replace.
   const path = (process.env.PATH ?? '').split(delimiter).filter((folder) => !folder.includes('node_modules'));
   const env = { ...process.env, PATH: path.join(delimiter) };
-  if (!work('npm packages', 'npm', args, { env, shell: process.platform === 'win32' }))
+  const [command, before] = npmOf(env);
+  if (!work('npm packages', command, [...before, ...args], { env, shell: process.platform === 'win32' }))
     stop('setup: npm could not install the packages: see its output above, then run the command again.', 1);
+}
+
+/**
+ * What runs npm. An npm under a Node older than 20.19 leaves out, without a word, optional packages whose `engines` ask for a newer one
+ * (native bindings among them): there a Node 24 is fetched first, and npm runs under that.
+ * @param {NodeJS.ProcessEnv} env
+ * @returns {[string, string[]]}
+ */
+function npmOf(env) {
+  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+  const name = bundledName();
+  if (major > 20 || (major === 20 && minor >= 19) || name === undefined || process.platform === 'win32')
+    return ['npm', []];
+  const folder = mkdtempSync(join(tmpdir(), 'skein-node-'));
+  process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+  const args = [
+    'install',
+    '--prefix',
+    folder,
+    '--no-save',
+    '--ignore-scripts',
+    '--no-audit',
+    '--no-fund',
+    '--loglevel=error',
+  ];
+  const node = join(folder, 'node_modules', name, 'bin/node');
+  if (!work('Node 24 for npm', 'npm', [...args, `${name}@24`], { env }) || !existsSync(node))
+    stop('setup: npm could not fetch Node 24: see its output above, then run the command again.', 1);
+  const cli = spawnSync('sh', ['-c', 'readlink -f "$(command -v npm)"'], { encoding: 'utf8', env }).stdout.trim();
+  // Debian keeps the modules of its npm in a place that only its own Node knows.
+  env.NODE_PATH = [env.NODE_PATH, '/usr/share/nodejs'].filter(Boolean).join(delimiter);
+  return [node, ['--no-deprecation', cli]];
 }
 
 /** @returns {string} */

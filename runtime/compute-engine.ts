@@ -61,6 +61,7 @@ export function createCompute(host: GpuHost): ComputeEngine {
   function seat(handle: number): Seat {
     const found = seats.get(handle);
     if (found === undefined) throw new MeshError('no-stage', `There is no stage ${handle} here.`, 'Open it first.');
+    if (found.gpu.death !== null) throw found.gpu.death;
     return found;
   }
 
@@ -86,8 +87,11 @@ export function createCompute(host: GpuHost): ComputeEngine {
       return { stage: handle, info: stage.info };
     },
     async close(handle) {
-      const { gpu: device, stage, turns } = seat(handle);
+      const found = seats.get(handle);
       seats.delete(handle);
+      // With its device the stage is gone already.
+      if (found === undefined || found.gpu.death !== null) return;
+      const { gpu: device, stage, turns } = found;
       await turns.alone(async () => {
         stage.close();
         device.pool.trim(0);

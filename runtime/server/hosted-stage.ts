@@ -233,6 +233,12 @@ export class HostedStage {
     work: (accumulate: boolean) => Promise<T>,
   ): Promise<T> {
     context.signal.throwIfAborted();
+    if (run.isAdopting || this.#current !== run)
+      throw new MeshError(
+        'stale',
+        `${this.uid} has other state than when this microbatch came.`,
+        'It is driven again.',
+      );
     const key =
       run.mode === 'sync' ? String(body.key.microbatch) : `${body.key.trainer}.${body.key.step}.${body.key.microbatch}`;
     const isNew = run.claim(key, body.step, body.attempt);
@@ -291,7 +297,7 @@ export class HostedStage {
     const current = this.#current;
     if (current?.run === body.run && JSON.stringify(current.spec) === JSON.stringify(body.spec)) {
       current.owner = owner;
-      return current;
+      if (await this.#isAlive(current)) return current;
     }
     if (current && current.run !== body.run && this.options.isConnected(current.owner))
       throw new MeshError(
@@ -319,6 +325,17 @@ export class HostedStage {
       parameterBytes: info.parameterBytes,
     });
     return this.#current;
+  }
+
+  /** A round trip to the worker: whoever asks learns of a lost device or a hung driver too. After a loss the stage is built anew. */
+  async #isAlive(run: StageRun): Promise<boolean> {
+    try {
+      await this.options.compute.discard(run.handle, { keys: [] });
+      return true;
+    } catch (cause) {
+      if (toMeshError(cause).code !== 'gpu-lost') throw cause;
+      return false;
+    }
   }
 
   #expectActive(): void {

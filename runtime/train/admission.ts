@@ -14,26 +14,40 @@ const PROBE_MS = 4_000;
 const START_GRACE_MS = 5_000;
 /** A wait this short is nobody's concern. */
 const QUIET_MS = 1_000;
+/** How long a stage's last holder may be away before its state counts as lost, where a newcomer without it is there. */
+const LOST_GRACE_MS = 10_000;
+/** A newcomer that could not take over the state this often is left out of the run. */
+const MAX_ADOPTIONS = 3;
+
+/** Built there, and not active yet. */
+interface Built {
+  member: Member;
+  /** The step that it is at, if it holds state of the run. */
+  step: number | null;
+  isAdopting: boolean;
+}
 
 export class Admission {
   readonly #options: SessionOptions;
-  readonly #opening = new Map<Member, Promise<void>>();
-  /** Built and waiting for the state of the run. */
-  readonly #built = new Set<Member>();
-  /** Newcomers that hold nothing of a run that has begun. */
-  readonly #empty = new Set<Member>();
+  readonly #opening = new Map<string, Promise<void>>();
+  readonly #built = new Map<string, Built>();
+  /** Who holds the state of the run, as far as is known: they were active once and have not been found empty since. */
+  readonly #holders = new Map<string, Member>();
+  readonly #failedAdoptions = new Map<string, number>();
   #probing: Promise<void> | null = null;
   #fatal: MeshError | null = null;
   /** Why the last one that came was not taken in. */
   #lastRefusal: MeshError | null = null;
+  #hasBegun = false;
 
   constructor(options: SessionOptions) {
     this.#options = options;
   }
 
   /**
-   * Waits until every stage has an active member, and takes in whoever is ready to be. `step`: optimizer steps that the run has
-   * committed (async: any number above 0 once it has begun). Rejects `no-replica` when a stage's state is gone or patience is over.
+   * Waits until every stage has an active member, and takes in whoever is ready to be; in sync training, to be called between two
+   * steps. `step`: optimizer steps that the run has committed (async: any number). Rejects `no-replica` when a stage's state is
+   * gone or patience is over.
    */
   async ready(step: number, signal = this.#options.signal): Promise<void> {
     const { roster, config, plans, emit, run } = this.#options;
@@ -41,25 +55,24 @@ export class Admission {
     let lastMissing = '';
     for (;;) {
       signal.throwIfAborted();
-      this.#openCandidates(step);
-      await this.#adoptBuilt(step, signal);
+      this.#openCandidates();
+      await this.#takeIn(step, signal);
       if (this.#fatal) throw this.#fatal;
       const stages = plans.map((_, stage) => stage).filter((stage) => roster.members('active', stage).length === 0);
-      const isStarting = step === 0 && this.#opening.size > 0 && performance.now() - started < START_GRACE_MS;
-      if (stages.length === 0 && !isStarting) return;
+      const waitedMs = performance.now() - started;
+      const isStarting = !this.#hasBegun && this.#opening.size > 0 && waitedMs < START_GRACE_MS;
+      if (stages.length === 0 && !isStarting) break;
       const missing = stages.map((stage) => plans[stage]?.name ?? '');
       // Those that are being built are not waited for yet.
-      const isNews = missing.length > 0 && missing.join() !== lastMissing && performance.now() - started > QUIET_MS;
-      if (isNews) {
+      if (missing.length > 0 && missing.join() !== lastMissing && waitedMs > QUIET_MS) {
         emit({ kind: 'run.waiting', run, missing });
         lastMissing = missing.join();
       }
-      const isLost = [...this.#empty].some(
-        (member) => stages.includes(member.stage) && roster.byUid(member.replica.uid) === member,
-      );
-      if (isLost || performance.now() - started > config.patienceMs) throw this.#gone(missing, step);
+      const isLost = waitedMs > LOST_GRACE_MS && stages.some((stage) => this.#isLost(stage));
+      if (isLost || waitedMs > config.patienceMs) throw this.#gone(missing, step);
       await Promise.race([roster.change(500), ...this.#opening.values()]);
     }
+    this.#hasBegun = true;
   }
 
   /** After a failure: whoever does not answer, or does not hold the run as of this step, drops out. One at a time for all who ask. */
@@ -75,65 +88,84 @@ export class Admission {
     return { model: config.model, from: plan.from, to: plan.to, seed: config.seed, optimizer: config.optimizer };
   }
 
-  #openCandidates(step: number): void {
+  #openCandidates(): void {
     for (const member of this.#options.roster.candidates()) {
-      if (this.#opening.has(member) || this.#built.has(member) || this.#empty.has(member)) continue;
-      this.#opening.set(
-        member,
-        this.#open(member, step)
-          .catch((cause: unknown) => this.#refuse(member, toMeshError(cause), step))
-          .finally(() => this.#opening.delete(member)),
-      );
+      const key = keyOf(member);
+      if (this.#opening.has(key) || this.#isWaiting(member) || (this.#failedAdoptions.get(key) ?? 0) >= MAX_ADOPTIONS)
+        continue;
+      const opening = this.#open(member)
+        .catch((cause: unknown) => this.#refuse(member, toMeshError(cause)))
+        .finally(() => this.#opening.delete(key));
+      this.#opening.set(key, opening);
     }
   }
 
-  /** Builds the stage there. One that is as far as the run is active at once; the others wait to take over state. */
-  async #open(member: Member, step: number): Promise<void> {
-    const { ask, signal, roster, config } = this.#options;
+  #isWaiting(member: Member): boolean {
+    const built = this.#built.get(keyOf(member));
+    if (!built) return false;
+    // A record that was gone for a while comes back as another member: the same process all the same.
+    built.member = member;
+    return true;
+  }
+
+  /** Builds the stage there, or finds it built. */
+  async #open(member: Member): Promise<void> {
+    const { ask, signal, config } = this.#options;
     const { body } = await ask(member.replica, 'stage.open', this.#openBody(member), { deadlineMs: OPEN_MS, signal });
     this.#expectFit(member, body.info);
-    const holds = config.mode === 'sync' ? body.step === step : !body.isNew;
-    if (step === 0 && config.mode === 'sync' && body.step > 0)
+    const key = keyOf(member);
+    if (body.isNew) this.#holders.delete(key);
+    if (!this.#hasBegun && !body.isNew && config.mode === 'sync' && body.step > 0)
       throw new MeshError(
         'stale',
         `${member.replica.uid} is at step ${body.step} of this run already.`,
         'Give the run another name.',
       );
-    // The run may have gone on meanwhile: what was equal to its step then is looked at again when it is adopted.
-    if (step === 0 || (holds && roster.members('active', member.stage).length === 0)) this.#activate(member);
-    else if (holds && config.mode === 'async') this.#activate(member);
-    else this.#built.add(member);
+    const holds = !body.isNew && (config.mode === 'sync' || this.#holders.has(key));
+    this.#built.set(key, { member, step: holds ? body.step : null, isAdopting: false });
   }
 
-  async #adoptBuilt(step: number, signal: AbortSignal): Promise<void> {
+  /** Those that were built: active at once before the run has begun, or where they hold its state; else they take it over. */
+  async #takeIn(step: number, signal: AbortSignal): Promise<void> {
     const { roster, config } = this.#options;
-    const adoptions = [...this.#built].map(async (member) => {
-      this.#built.delete(member);
-      if (roster.byUid(member.replica.uid) !== member || member.state === 'active') return;
-      const [source] = roster.members('active', member.stage);
-      if (!source) {
-        if (member.state === 'new') this.#empty.add(member);
-        else this.#options.roster.setOut(member);
-        return;
+    const adoptions: Promise<void>[] = [];
+    for (const [key, built] of this.#built) {
+      const { member } = built;
+      const now = roster.byUid(member.replica.uid);
+      if (!now || keyOf(now) !== key) {
+        if (!built.isAdopting) this.#built.delete(key);
+        continue;
       }
-      try {
-        const request = { ...this.#openBody(member), from: source.replica };
-        const { body } = await this.#options.ask(member.replica, 'stage.adopt', request, {
-          deadlineMs: ADOPT_MS,
-          signal,
-        });
-        if (config.mode === 'sync' && body.step !== step)
-          throw new MeshError('stale', `it took over step ${body.step}, the run is at ${step}`, 'It tries again.');
-        this.#activate(member);
-      } catch (cause) {
-        this.#refuse(member, toMeshError(cause), step);
-      }
-    });
-    const all = Promise.all(adoptions);
+      if (built.isAdopting) continue;
+      const sources = roster.members('active', member.stage);
+      const isUpToDate = config.mode === 'sync' ? built.step === step : built.step !== null && sources.length === 0;
+      if (!this.#hasBegun || isUpToDate) this.#activate(now);
+      else if (sources.length > 0) adoptions.push(this.#adopt(built, sources, step, signal));
+    }
     // In async training nobody waits for a newcomer.
-    if (config.mode === 'sync' || this.#options.plans.some((_, stage) => roster.members('active', stage).length === 0))
-      await all;
-    else void all;
+    if (config.mode === 'sync') await Promise.all(adoptions);
+  }
+
+  async #adopt(built: Built, sources: readonly Member[], step: number, signal: AbortSignal): Promise<void> {
+    const { ask, config } = this.#options;
+    const { member } = built;
+    const key = keyOf(member);
+    const failures = this.#failedAdoptions.get(key) ?? 0;
+    const source = sources[failures % sources.length];
+    if (!source) return;
+    built.isAdopting = true;
+    try {
+      const request = { ...this.#openBody(member), from: source.replica };
+      const { body } = await ask(member.replica, 'stage.adopt', request, { deadlineMs: ADOPT_MS, signal });
+      if (config.mode === 'sync' && body.step !== step)
+        throw new MeshError('stale', `it took over step ${body.step}, the run is at ${step}`, 'It tries again.');
+      this.#activate(built.member);
+      this.#failedAdoptions.delete(key);
+    } catch (cause) {
+      this.#built.delete(key);
+      this.#failedAdoptions.set(key, failures + 1);
+      this.#refuse(built.member, toMeshError(cause));
+    }
   }
 
   async #probe(step: number): Promise<void> {
@@ -145,6 +177,7 @@ export class Admission {
             deadlineMs: PROBE_MS,
             signal,
           });
+          if (body.isNew) this.#holders.delete(keyOf(member));
           if (config.mode === 'sync' && body.step !== step)
             throw new MeshError(
               'stale',
@@ -164,10 +197,20 @@ export class Admission {
   }
 
   #activate(member: Member): void {
-    const { roster } = this.#options;
-    this.#built.delete(member);
-    this.#empty.delete(member);
-    if (roster.byUid(member.replica.uid) === member) roster.setActive(member);
+    this.#built.delete(keyOf(member));
+    this.#holders.set(keyOf(member), member);
+    this.#options.roster.setActive(member);
+  }
+
+  /** A newcomer without the state is there, and nobody who holds it can be: neither in the directory nor over a link. */
+  #isLost(stage: number): boolean {
+    const { roster, isConnected } = this.#options;
+    const isThere = (member: Member): boolean => {
+      const now = roster.byUid(member.replica.uid);
+      return (now !== undefined && keyOf(now) === keyOf(member)) || isConnected(member.replica.peer);
+    };
+    const isHeld = [...this.#holders.values()].some((holder) => holder.stage === stage && isThere(holder));
+    return this.#hasBegun && !isHeld && [...this.#built.values()].some(({ member }) => member.stage === stage);
   }
 
   #openBody(member: Member): Request<'stage.open'> {
@@ -193,10 +236,10 @@ export class Admission {
    * A replica that cannot be used is left out for a while. One that does not fit stops a run that has not begun, because waiting would
    * not mend it; a run that goes on is not ended by somebody's newcomer.
    */
-  #refuse(member: Member, error: MeshError, step: number): void {
+  #refuse(member: Member, error: MeshError): void {
     const { signal, roster, emit } = this.#options;
     if (signal.aborted) return;
-    if (step === 0 && (error.code === 'stage-shapes' || error.code === 'usage')) this.#fatal = error;
+    if (!this.#hasBegun && (error.code === 'stage-shapes' || error.code === 'usage')) this.#fatal = error;
     this.#lastRefusal = error;
     roster.setOut(member);
     emit({
@@ -210,10 +253,10 @@ export class Admission {
     const { config } = this.#options;
     const refusal = this.#lastRefusal;
     const names = missing.join(' or ');
-    return step > 0
+    return this.#hasBegun
       ? new MeshError(
           'no-replica',
-          `No replica of ${names} is left; step ${step} was reached, and its weights are gone with the last one.`,
+          `No replica of ${names} is left, and the weights are gone with the last one${config.mode === 'sync' ? ` (step ${step} was reached)` : ''}.`,
           'Run with two or more replicas of every stage; start again.',
         )
       : new MeshError(
@@ -224,3 +267,6 @@ export class Admission {
         );
   }
 }
+
+/** The process behind a member: a record that goes and comes back is the same one, another process under the same UID is not. */
+const keyOf = (member: Member): string => `${member.replica.uid} ${member.replica.peer}`;

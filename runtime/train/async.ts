@@ -115,6 +115,10 @@ class Lanes {
       }
       const task = next.value;
       const result = await drive(this.#session, trainer, task, signal);
+      for (const uid of result.path) {
+        const member = this.#session.options.roster.byUid(uid);
+        if (member) this.#session.options.roster.setReliable(member);
+      }
       this.worstStaleness = Math.max(this.worstStaleness, result.staleness);
       this.#session.applied += 1;
       this.#onProgress({ step: task.step, loss: result.loss * (task.batchRows / result.rows), samples: result.rows });

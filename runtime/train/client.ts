@@ -52,6 +52,7 @@ export async function runClient(options: ClientOptions): Promise<EventOf<'run.do
     plans,
     roster,
     ask: peer.ask,
+    isConnected: (id) => peer.isConnected(id),
     emit,
     schedule,
     batchOf: (rows) => train.batch(rows),

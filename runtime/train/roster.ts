@@ -93,6 +93,11 @@ export class Roster {
     this.#wake();
   }
 
+  /** It did its part: what was before is forgiven. */
+  setReliable(member: Member): void {
+    member.failures = 0;
+  }
+
   setOut(member: Member): void {
     member.state = 'out';
     member.outstanding = 0;

@@ -111,6 +111,7 @@ async function applyAll(session: Session, held: readonly Held[], step: number, a
     plans.map(async (plan, stage) => {
       const members = held.filter(({ member }) => member.stage === stage).map(({ member }) => member);
       const failed = await applyStage(session, members, plan.name, step, attempt);
+      for (const member of members) if (!failed.has(member)) roster.setReliable(member);
       for (const [member, error] of failed) {
         roster.setOut(member);
         emit({
