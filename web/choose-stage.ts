@@ -61,7 +61,8 @@ function stagesOf(records: Records, { stages, version, subversion }: Pipeline): 
 
 function replicasOf(records: Records, choice: Pick<UidParts, 'stage' | 'version' | 'subversion'>): MeshRecord[] {
   return [...records.values()].filter((record) => {
-    if (record.kind !== 'stage') return false;
+    // A paused one keeps its place, but does none of the work that is to be shared.
+    if (record.kind !== 'stage' || record.isPaused) return false;
     const { stage, version, subversion } = parseUid(record.name);
     return stage === choice.stage && version === choice.version && subversion === choice.subversion;
   });

@@ -29,7 +29,7 @@ export interface Loan {
   /** Resolves with the reason when the compute worker dies. */
   readonly died: Promise<string>;
   figures(): Figures;
-  /** While paused the record is withdrawn, so that trainers go round this stage; its weights stay. */
+  /** While paused the record says so, and trainers go round this stage; its place and its weights stay. */
   pause(isPaused: boolean): Promise<void>;
   /** Finishes what was begun, withdraws, closes every link and ends the worker. */
   leave(): Promise<void>;
@@ -136,7 +136,7 @@ function loanOf({ worker, peer, monitor, host, uid }: LoanParts): Loan {
     },
     pause: async (isPaused) => {
       for (const stage of host.stages) stage.pause(isPaused);
-      await (isPaused ? host.withdraw(monitor) : host.announce(monitor));
+      await host.announce(monitor);
     },
     leave: async () => {
       try {

@@ -63,6 +63,7 @@ export class StageHost {
       isSoftware: gpu.isSoftware,
       samplesPerSecond: Math.round(stage.meter.rate * 10) / 10,
       load: stage.load,
+      isPaused: stage.isPaused,
       run: stage.run?.run ?? null,
       issuedAt,
       expiresAt: issuedAt + RECORD_TTL_MS,

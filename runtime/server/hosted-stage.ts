@@ -45,6 +45,10 @@ export class HostedStage {
     return this.#current;
   }
 
+  get isPaused(): boolean {
+    return this.#isPaused;
+  }
+
   /** A paused stage turns new work away, so that other replicas take it; a step that was begun is committed all the same. */
   pause(isPaused: boolean): void {
     this.#isPaused = isPaused;

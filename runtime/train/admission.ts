@@ -111,7 +111,7 @@ export class Admission {
   /** Builds the stage there, or finds it built. */
   async #open(member: Member): Promise<void> {
     const { ask, signal, config } = this.#options;
-    const { body } = await ask(member.replica, 'stage.open', this.#openBody(member), { deadlineMs: OPEN_MS, signal });
+    const { body } = await ask(member.replica, 'stage.open', this.openBody(member), { deadlineMs: OPEN_MS, signal });
     this.#expectFit(member, body.info);
     const key = keyOf(member);
     if (body.isNew) this.#holders.delete(key);
@@ -155,7 +155,7 @@ export class Admission {
     if (!source) return;
     built.isAdopting = true;
     try {
-      const request = { ...this.#openBody(member), from: source.replica };
+      const request = { ...this.openBody(member), from: source.replica };
       const { body } = await ask(member.replica, 'stage.adopt', request, { deadlineMs: ADOPT_MS, signal });
       if (config.mode === 'sync' && body.step !== step)
         throw new MeshError('stale', `it took over step ${body.step}, the run is at ${step}`, 'It tries again.');
@@ -173,7 +173,7 @@ export class Admission {
     await Promise.all(
       roster.members('active').map(async (member) => {
         try {
-          const { body } = await ask(member.replica, 'stage.open', this.#openBody(member), {
+          const { body } = await ask(member.replica, 'stage.open', this.openBody(member), {
             deadlineMs: PROBE_MS,
             signal,
           });
@@ -213,7 +213,8 @@ export class Admission {
     return this.#hasBegun && !isHeld && [...this.#built.values()].some(({ member }) => member.stage === stage);
   }
 
-  #openBody(member: Member): Request<'stage.open'> {
+  /** What a replica is asked to be in this run. */
+  openBody(member: Member): Request<'stage.open'> {
     const { run, config } = this.#options;
     const accumulate = Math.ceil(config.batch / config.microbatch);
     return { uid: member.replica.uid, run, spec: this.specOf(member.stage), mode: config.mode, accumulate };

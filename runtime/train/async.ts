@@ -3,6 +3,7 @@
 // over the replicas that it went to first, because those that did it already answer without doing it twice.
 import { MeshError, toMeshError } from '../errors.ts';
 import type { Reply } from '../wire/messages.ts';
+import type { Member } from './roster.ts';
 import type { Microbatch } from './schedule.ts';
 import type { Session } from './session.ts';
 import type { Trainer } from './trainer.ts';
@@ -161,16 +162,57 @@ async function drive(
   }
 }
 
-/** The last steps of batches that are not full, then an average: what was applied is in the weights of every replica. */
+/**
+ * The last steps of batches that are not full, then one average that all replicas of a stage have: what was applied is in the weights
+ * of each. Nothing trains meanwhile, so one replica can merge for all.
+ */
 async function bringTogether(session: Session): Promise<void> {
-  const { roster, ask, run, signal } = session.options;
-  const members = roster.active().flat();
-  await Promise.allSettled(
-    members.map((member) =>
-      ask(member.replica, 'stage.flush', { uid: member.replica.uid, run }, { signal, deadlineMs: FLUSH_MS }),
-    ),
+  const { roster, ask, run, signal, plans, emit } = session.options;
+  await Promise.all(
+    plans.map(async (plan, stage) => {
+      const members = roster.members('active', stage);
+      const flushed = await settled(members, (member) =>
+        ask(member.replica, 'stage.flush', { uid: member.replica.uid, run }, { signal, deadlineMs: FLUSH_MS }),
+      );
+      signal.throwIfAborted();
+      for (const [member, error] of flushed) dropOut(session, member, error);
+      const [first, ...others] = members.filter((member) => !flushed.has(member));
+      if (!first || others.length === 0) return;
+      const replicas = [first, ...others].map((member) => member.replica);
+      const options = { signal, deadlineMs: AVERAGE_MS };
+      await ask(first.replica, 'stage.average', { uid: first.replica.uid, run, replicas }, options);
+      const failed = await settled(others, (member) =>
+        ask(member.replica, 'stage.adopt', { ...session.admission.openBody(member), from: first.replica }, options),
+      );
+      signal.throwIfAborted();
+      for (const [member, error] of failed) dropOut(session, member, error);
+      emit({ kind: 'stages.averaged', run, stage: plan.name, replicas: replicas.map((replica) => replica.uid) });
+    }),
   );
-  await averageAll(session);
+}
+
+/** Those for which the work failed, and why. */
+async function settled(
+  members: readonly Member[],
+  work: (member: Member) => Promise<unknown>,
+): Promise<Map<Member, MeshError>> {
+  const outcomes = await Promise.allSettled(members.map(work));
+  return new Map(
+    members.flatMap((member, i) => {
+      const outcome = outcomes[i];
+      return outcome?.status === 'rejected' ? [[member, toMeshError(outcome.reason)] as const] : [];
+    }),
+  );
+}
+
+function dropOut(session: Session, member: Member, error: MeshError): void {
+  const { roster, emit, run } = session.options;
+  roster.setOut(member);
+  emit({
+    kind: 'log',
+    level: 'warn',
+    message: `${run}: ${member.replica.uid} was left out of the average: ${error.message}`,
+  });
 }
 
 async function averageAll(session: Session): Promise<void> {

@@ -50,14 +50,15 @@ export class Roster {
       if (known?.replica.peer === record.peer) {
         known.replica = replica;
         known.samplesPerSecond = record.samplesPerSecond;
+        setPaused(known, record.isPaused);
       } else
         this.#members.set(record.name, {
           replica,
           stage,
-          state: 'new',
+          state: record.isPaused ? 'out' : 'new',
           samplesPerSecond: record.samplesPerSecond,
           outstanding: 0,
-          retryAt: 0,
+          retryAt: record.isPaused ? Infinity : 0,
           failures: 0,
         });
     }
@@ -140,6 +141,15 @@ export class Roster {
     if (uid.version !== this.#options.version || uid.subversion !== this.#options.subversion) return -1;
     return this.#options.stages.indexOf(uid.stage);
   }
+}
+
+/** One that pauses drops out until its record says that it goes on. */
+function setPaused(member: Member, isPaused: boolean): void {
+  if (isPaused) {
+    if (member.state !== 'out') member.outstanding = 0;
+    member.state = 'out';
+    member.retryAt = Infinity;
+  } else if (member.retryAt === Infinity) member.retryAt = 0;
 }
 
 function byUid(a: Member, b: Member): number {

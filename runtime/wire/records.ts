@@ -34,6 +34,8 @@ const stageRecordSchema = z.strictObject({
   samplesPerSecond: z.number().min(0),
   /** Requests being worked on. */
   load: z.int().min(0),
+  /** It keeps its place and its weights, and takes no work for now. */
+  isPaused: z.boolean(),
   /** The run it serves, or null. */
   run: runIdSchema.nullable(),
   ...common,

@@ -144,6 +144,7 @@ function announce(monitor: Monitor, device: string): Promise<void> {
     isSoftware: false,
     samplesPerSecond: 1e300,
     load: 0,
+    isPaused: false,
     run: null,
     issuedAt: Date.now(),
     expiresAt: Date.now() + RECORD_TTL_MS,

@@ -143,7 +143,8 @@ test('one run at a time, while its client is connected', async (t) => {
   m.connected.delete(CLIENT);
   m.connected.add(rival);
   await m.open(front, other, rival);
-  assert.deepEqual(front.gpu.calls, ['open', 'close', 'open']);
+  // `forget`: the look whether the worker still has it, before it is said to be there.
+  assert.deepEqual(front.gpu.calls, ['open', 'forget', 'close', 'open']);
   await assert.rejects(m.forward(front, 1), withCode('no-stage'));
   m.connected.add(CLIENT);
   await assert.rejects(m.open(front), withCode('busy'));
@@ -184,4 +185,14 @@ test('the same run with another spec is built anew; closing another run changes 
   await m.forward(stage, 1);
   await close(RUN);
   await assert.rejects(m.forward(stage, 1), withCode('no-stage'));
+});
+
+test('after a lost device the next open builds the stage anew', async (t) => {
+  const m = mesh(t);
+  const front = m.add('front.0.0.0', 'a');
+  await m.open(front);
+  front.gpu.before = (call) =>
+    call === 'forget' ? Promise.reject(new MeshError('gpu-lost', 'gone', 'x')) : Promise.resolve();
+  await m.open(front);
+  assert.equal(front.gpu.calls.filter((call) => call === 'open').length, 2);
 });

@@ -16,6 +16,7 @@ export const stageRecordOf = (
   isSoftware: true,
   samplesPerSecond: 0,
   load: 0,
+  isPaused: false,
   run: null,
   peer,
   issuedAt,

@@ -18,6 +18,7 @@ const record = (uid: string, of: PeerId, samplesPerSecond = 0): MeshRecord => ({
   isSoftware: true,
   samplesPerSecond,
   load: 0,
+  isPaused: false,
   run: null,
   issuedAt: 0,
   expiresAt: 1,

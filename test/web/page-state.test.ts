@@ -15,7 +15,15 @@ const times = { peer, issuedAt: 1, expiresAt: 2 };
 function records(uids: string[], runs: { name: string; stages: string[]; version: number; issuedAt?: number }[] = []) {
   const all: MeshRecord[] = [
     ...uids.map((uid): MeshRecord => {
-      const rest = { addresses: [], device: '', isSoftware: false, samplesPerSecond: 0, load: 0, run: null };
+      const rest = {
+        addresses: [],
+        device: '',
+        isSoftware: false,
+        samplesPerSecond: 0,
+        load: 0,
+        isPaused: false,
+        run: null,
+      };
       return { kind: 'stage', name: parseUid(uid).uid, host: 'node', ...rest, ...times };
     }),
     ...runs.map((run): MeshRecord => {

@@ -69,7 +69,7 @@ function Row({ record, state }: { record: StageRecord; state: State }) {
         {record.run === null ? '–' : rate(isFresh ? stats.samplesPerSecond : record.samplesPerSecond)}
       </td>
       <td data-label="At work" class="number">
-        {record.load}
+        {record.isPaused ? 'paused' : record.load}
       </td>
     </tr>
   );
