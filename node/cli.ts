@@ -1,6 +1,7 @@
 // The command line: every command of the product behind one name.
 import { Command } from 'commander';
 import { runCommand } from './command.ts';
+import { monitor } from '../signaling/main.ts';
 import { serve } from './serve.ts';
 import { step } from './step.ts';
 import { train } from './train.ts';
@@ -9,6 +10,7 @@ const program = new Command('skein')
   .description('A compute mesh on WebGPU: train one model across unequal machines.')
   .exitOverride()
   .showSuggestionAfterError()
+  .addCommand(monitor)
   .addCommand(serve)
   .addCommand(train)
   .addCommand(step);

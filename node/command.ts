@@ -128,3 +128,13 @@ function report(cause: unknown, isDebug: boolean): number {
 /** A switch is `true` on the command line and text in the environment. */
 export const isOn = (value: unknown): boolean =>
   value !== undefined && value !== false && !['', '0', 'false'].includes(String(value));
+
+/**
+ * How a person types one of our commands. npm scripts run under the Node 24 that is among the packages; where the shell's own is older
+ * (npm says which that is), `node node/serve.ts` would not work there, and the launcher does.
+ */
+export function spelled(name: 'serve' | 'train'): string {
+  const shellNode = process.env.npm_node_execpath;
+  const isBundled = process.execPath !== shellNode && process.execPath.includes('node_modules');
+  return shellNode !== undefined && isBundled ? `npx skein ${name}` : `node node/${name}.ts`;
+}

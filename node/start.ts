@@ -7,7 +7,7 @@ import { z } from 'zod';
 import { EventBus } from '../runtime/events.ts';
 import { planStages } from '../runtime/train/config.ts';
 import { startChild, type Child } from './children.ts';
-import { command, isOn, option, runCommand, type CommandContext } from './command.ts';
+import { command, isOn, option, runCommand, spelled, type CommandContext } from './command.ts';
 import { port, whenAborted } from './options.ts';
 import { readRunConfig } from './run-config.ts';
 import { trainOnce } from './train.ts';
@@ -69,7 +69,7 @@ const start = command({
       );
       if (options.exit) return 0;
       context.say('\nThe mesh stays up: open the join link to lend this or another GPU, or start another run with');
-      context.say(`  node node/train.ts --join '${join}'`);
+      context.say(`  ${spelled('train')} --join '${join}'`);
       context.say('Ctrl-C ends it.');
       await whenAborted(context.signal);
       return 0;

@@ -1,6 +1,6 @@
 // The monitor as a program. It listens on this machine only unless it is told otherwise.
 import { z } from 'zod';
-import { command, option, runCommand } from '../node/command.ts';
+import { command, option, runCommand, spelled } from '../node/command.ts';
 import { formatJoinUrl, parseJoinUrl } from '../runtime/mesh/join-url.ts';
 import type { IceServer } from './peers.ts';
 import { createMonitor, DEFAULT_PORT, isLoopback, type MonitorServer } from './server.ts';
@@ -33,7 +33,7 @@ const schema = z.strictObject({
 });
 type Options = z.infer<typeof schema>;
 
-const monitor = command({
+export const monitor = command({
   name: 'monitor',
   description: 'The monitor: where peers of a mesh find each other, and its web page.',
   options: [
@@ -76,7 +76,7 @@ function explain(options: Options, server: MonitorServer, say: (line: string) =>
     );
   say(`Join link      ${server.joinUrl}`);
   for (const link of otherLinks(options, server)) say(`               ${link}`);
-  say(`Headless box   node node/serve.ts --join '${server.joinUrl}' --stage front.0.0.0`);
+  say(`Headless box   ${spelled('serve')} --join '${server.joinUrl}' --stage front.0.0.0`);
   say('');
   say('Whoever has the link can join. Ctrl-C ends the monitor; peers come back by themselves when it starts again.');
 }
@@ -108,4 +108,4 @@ const aborted = (signal: AbortSignal): Promise<void> =>
     else signal.addEventListener('abort', () => resolve(), { once: true });
   });
 
-await runCommand(monitor);
+if (import.meta.main) await runCommand(monitor);

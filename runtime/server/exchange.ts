@@ -6,6 +6,7 @@ import type { Request } from '../wire/messages.ts';
 import type { PeerId } from '../wire/ids.ts';
 import type { Tensor, Tensors } from '../tensor.ts';
 import type { HostedStage } from './hosted-stage.ts';
+import { stepNow } from './microbatch.ts';
 import type { StageRun } from './stage-run.ts';
 
 /**
@@ -98,7 +99,7 @@ async function takeStep(stage: HostedStage, run: StageRun): Promise<number> {
 
 export async function flush(stage: HostedStage, body: Request<'stage.flush'>): Promise<Answer<'stage.flush'>> {
   const run = stage.expect(body.run);
-  if (run.mode === 'async') await stage.stepNow(run);
+  if (run.mode === 'async') await stepNow(stage, run);
   return { body: { step: run.step } };
 }
 

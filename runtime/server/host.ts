@@ -9,6 +9,7 @@ import type { PeerId, Uid } from '../wire/ids.ts';
 import { RECORD_TTL_MS, type Address, type StageRecord } from '../wire/records.ts';
 import { HostedStage } from './hosted-stage.ts';
 import * as exchange from './exchange.ts';
+import * as microbatch from './microbatch.ts';
 
 export interface StageHostOptions {
   self: PeerId;
@@ -110,8 +111,8 @@ export class StageHost {
         return { body: { info: run.info, step: run.step, isNew: run !== before } };
       },
       'stage.adopt': (body, _tensors, context) => exchange.adopt(at(body.uid), body, context.peer, context),
-      'stage.forward': (body, tensors, context) => at(body.uid).forward(body, tensors, context),
-      'stage.infer': (body, tensors, context) => at(body.uid).infer(body, tensors, context),
+      'stage.forward': (body, tensors, context) => microbatch.forward(at(body.uid), body, tensors, context),
+      'stage.infer': (body, tensors, context) => microbatch.infer(at(body.uid), body, tensors, context),
       'stage.reduce': (body, _tensors, context) => exchange.reduce(at(body.uid), body, context),
       'stage.gradients': (body) => exchange.gradients(at(body.uid), body),
       'stage.apply': (body) => exchange.apply(at(body.uid), body),

@@ -1,0 +1,212 @@
+// What a stage does with a microbatch: forward, on to the next stage, and the gradient when it comes back. See ARCHITECTURE.md, the life
+// of a microbatch. Whom a stage serves is hosted-stage.ts; what replicas do with each other is exchange.ts.
+import { MeshError } from '../errors.ts';
+import { passOn, type Answered } from '../mesh/ask.ts';
+import type { Answer, Context } from '../wire/channel.ts';
+import type { Request } from '../wire/messages.ts';
+import { sameShape, type Tensor, type Tensors } from '../tensor.ts';
+import type { HostedStage } from './hosted-stage.ts';
+import type { StageRun } from './stage-run.ts';
+
+type Forward = Request<'stage.forward'>;
+
+export function forward(
+  stage: HostedStage,
+  body: Forward,
+  tensors: Tensors,
+  context: Context,
+): Promise<Answer<'stage.forward'>> {
+  return stage.work(body.run, async (run) => {
+    const { x, y } = inputsOf(stage, run, tensors);
+    const rows = x.shape[0] ?? 0;
+    if (run.enter(body.step, body.attempt)) await stage.options.compute.discard(run.handle, { gradients: true });
+    const result = run.info.isLast
+      ? await lossOf(stage, run, body, x, y, context)
+      : await passThrough(stage, run, body, x, y, context);
+    stage.meter.count(rows, result.body.loss / body.scale / rows);
+    return result;
+  });
+}
+
+export function infer(
+  stage: HostedStage,
+  body: Request<'stage.infer'>,
+  tensors: Tensors,
+  context: Context,
+): Promise<Answer<'stage.infer'>> {
+  return stage.work(body.run, (run) => outputOf(stage, run, body, tensors, context));
+}
+
+async function outputOf(
+  stage: HostedStage,
+  run: StageRun,
+  body: Request<'stage.infer'>,
+  tensors: Tensors,
+  context: Context,
+): Promise<Answer<'stage.infer'>> {
+  const { x } = inputsOf(stage, run, tensors);
+  const key = `infer.${crypto.randomUUID()}`;
+  const out = await stage.options.compute.forward(run.handle, key, x, { keep: false });
+  const [hop, ...route] = body.route;
+  if (!hop) return { body: {}, tensors: new Map([['y', out]]) };
+  const work = (): Promise<Answered<'stage.infer'>> =>
+    passOn(hop, 'stage.infer', (replica) => ({ uid: replica.uid, run: body.run, route }), {
+      ask: stage.options.ask,
+      emit: stage.options.emit,
+      key: { run: body.run, trainer: 'infer', step: run.step, microbatch: 0 },
+      signal: context.signal,
+      deadlineMs: context.deadlineMs,
+      tensors: new Map([['x', out]]),
+    });
+  return context.idle(work);
+}
+
+async function lossOf(
+  stage: HostedStage,
+  run: StageRun,
+  body: Forward,
+  x: Tensor,
+  y: Tensor | undefined,
+  context: Context,
+): Promise<Answer<'stage.forward'>> {
+  if (!y)
+    throw new MeshError(
+      'malformed',
+      `${stage.uid} is the last stage and got no targets.`,
+      'Send tensor y with the microbatch.',
+    );
+  const rows = x.shape[0] ?? 0;
+  const before = run.step;
+  const result = await contribute(stage, run, body, context, (accumulate) =>
+    stage.options.compute.loss(run.handle, x, y, { scale: body.scale, train: true, accumulate }),
+  );
+  return {
+    body: {
+      loss: result.loss,
+      correct: result.correct,
+      rows,
+      staleness: Math.max(0, run.step - before - 1),
+      path: [stage.uid],
+    },
+    ...(result.dx ? { tensors: new Map([['dx', result.dx]]) } : {}),
+  };
+}
+
+async function passThrough(
+  stage: HostedStage,
+  run: StageRun,
+  body: Forward,
+  x: Tensor,
+  y: Tensor | undefined,
+  context: Context,
+): Promise<Answer<'stage.forward'>> {
+  const { compute, ask, emit } = stage.options;
+  const [hop, ...route] = body.route;
+  if (!hop)
+    throw new MeshError(
+      'stage-shapes',
+      `${stage.uid} is not the last stage and the route ends here.`,
+      'Check the order of the stages.',
+    );
+  const kept = `${body.step}.${body.attempt}.${body.key.trainer}.${body.key.microbatch}.${crypto.randomUUID()}`;
+  const before = run.step;
+  // What is sent is kept here, in this frame, until the gradient has come back through it: a hop that fails gets it sent again.
+  const out = await compute.forward(run.handle, kept, x, { keep: true });
+  try {
+    const work = (): Promise<Answered<'stage.forward'>> =>
+      passOn(hop, 'stage.forward', (replica) => ({ ...body, uid: replica.uid, route }), {
+        ask,
+        emit,
+        key: body.key,
+        signal: context.signal,
+        deadlineMs: context.deadlineMs,
+        tensors: new Map([['x', out], ...(y ? [['y', y] as const] : [])]),
+      });
+    const answer = await context.idle(work);
+    const dy = answer.tensors.get('dx');
+    if (!dy || !sameShape(dy.shape, out.shape))
+      throw new MeshError(
+        'stage-shapes',
+        `The gradient that came back to ${stage.uid} has shape (${dy?.shape.join(', ') ?? 'none'}), not (${out.shape.join(', ')}).`,
+        'Check that the next stage serves the same model.',
+      );
+    const dx = await contribute(stage, run, body, context, (accumulate) =>
+      compute.backward(run.handle, kept, dy, { accumulate }),
+    );
+    return {
+      body: {
+        ...answer.body,
+        staleness: Math.max(answer.body.staleness, run.step - before),
+        path: [stage.uid, ...answer.body.path],
+      },
+      ...(dx ? { tensors: new Map([['dx', dx]]) } : {}),
+    };
+  } catch (cause) {
+    await compute.discard(run.handle, { keys: [kept] });
+    throw cause;
+  }
+}
+
+/**
+ * The one place where a microbatch enters the gradient. Nothing lies between the last look at the signal (deadline, cancellation,
+ * link), the claim, and the call that adds: a request that its asker has given up adds nothing.
+ */
+async function contribute<T>(
+  stage: HostedStage,
+  run: StageRun,
+  body: Forward,
+  context: Context,
+  work: (accumulate: boolean) => Promise<T>,
+): Promise<T> {
+  context.signal.throwIfAborted();
+  if (run.isAdopting || stage.run !== run)
+    throw new MeshError('stale', `${stage.uid} has other state than when this microbatch came.`, 'It is driven again.');
+  const key =
+    run.mode === 'sync' ? String(body.key.microbatch) : `${body.key.trainer}.${body.key.step}.${body.key.microbatch}`;
+  const isNew = run.claim(key, body.step, body.attempt);
+  let result: T;
+  try {
+    result = await work(isNew);
+  } catch (cause) {
+    if (isNew) run.unclaim(key);
+    throw cause;
+  }
+  if (isNew && run.mode === 'async') await stepWhenDue(stage, run);
+  return result;
+}
+
+async function stepWhenDue(stage: HostedStage, run: StageRun): Promise<void> {
+  run.pending += 1;
+  if (run.pending >= run.accumulate) await stepNow(stage, run);
+}
+
+/** Async: the step of what has been gathered, if anything. */
+export async function stepNow(stage: HostedStage, run: StageRun): Promise<void> {
+  const contributions = run.pending;
+  if (contributions === 0) return;
+  run.pending = 0;
+  run.step += 1;
+  const { gradientNorm } = await stage.options.compute.step(run.handle);
+  stage.options.emit({
+    kind: 'stage.stepped',
+    uid: stage.uid,
+    run: run.run,
+    step: run.step,
+    contributions,
+    gradientNorm,
+  });
+}
+
+function inputsOf(stage: HostedStage, run: StageRun, tensors: Tensors): { x: Tensor; y: Tensor | undefined } {
+  const x = tensors.get('x');
+  if (!x) throw new MeshError('malformed', `${stage.uid} got no tensor x.`, 'Send the activation as tensor x.');
+  if (!sameShape(x.shape.slice(1), run.info.inputShape))
+    throw new MeshError(
+      'stage-shapes',
+      `${stage.uid} takes (B, ${run.info.inputShape.join(', ')}) and got (${x.shape.join(', ')}).`,
+      'Check that the stages of this version serve the same model, split at the same layers.',
+    );
+  // x goes to the worker with the memory that it lies in; targets that travel on need memory of their own.
+  const y = tensors.get('y');
+  return { x, y: y && !run.info.isLast ? { ...y, data: y.data.slice() } : y };
+}
