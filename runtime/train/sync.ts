@@ -9,6 +9,7 @@ import type { Microbatch } from './schedule.ts';
 import type { Session } from './session.ts';
 
 const MAX_ATTEMPTS = 50;
+const MAX_PAUSE_MS = 2_000;
 /** For asking again over a new link: a member that needs longer drops out. */
 const APPLY_AGAIN_MS = 3_000;
 const APPLY_PAUSE_MS = 500;
@@ -39,6 +40,8 @@ export async function syncStep(session: Session, step: number): Promise<number> 
       if (isHopeless(error) || attempt >= MAX_ATTEMPTS) throw error;
       emit({ kind: 'step.retried', run, step, attempt: attempt + 1, reason: error.message });
       await session.probe(step);
+      // What fails again at once is given time to change, so that the attempts outlast a short trouble.
+      if (attempt > 0) await session.options.roster.change(Math.min(attempt * 100, MAX_PAUSE_MS));
     }
   }
 }
