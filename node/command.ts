@@ -136,5 +136,5 @@ export const isOn = (value: unknown): boolean =>
 export function spelled(name: 'serve' | 'train'): string {
   const shellNode = process.env.npm_node_execpath;
   const isBundled = process.execPath !== shellNode && process.execPath.includes('node_modules');
-  return shellNode !== undefined && isBundled ? `npx skein ${name}` : `node node/${name}.ts`;
+  return shellNode && isBundled ? `npx skein ${name}` : `node node/${name}.ts`;
 }
