@@ -14,6 +14,15 @@ import { isInstalled, namesBackports, plan } from './setup-plan.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const STAMP = join(ROOT, 'node_modules/.skein-setup.json');
+/** A download that stalls is tried again after half a minute, not after npm's five. */
+const NPM_OPTIONS = [
+  '--ignore-scripts',
+  '--no-audit',
+  '--no-fund',
+  '--loglevel=error',
+  '--fetch-timeout=30000',
+  '--fetch-retries=5',
+];
 const CHROMIUM = [
   '/usr/bin/chromium',
   '/usr/bin/google-chrome',
@@ -75,7 +84,7 @@ function installPackages() {
   const lock = readJson(join(ROOT, 'package-lock.json'));
   const installed = readJson(join(ROOT, 'node_modules/.package-lock.json'));
   if (isInstalled(lock, installed)) return;
-  const args = [lock === null ? 'install' : 'ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];
+  const args = [lock === null ? 'install' : 'ci', ...NPM_OPTIONS];
   // npm must not run under the Node inside node_modules, which it is about to replace.
   const path = (process.env.PATH ?? '').split(delimiter).filter((folder) => !folder.includes('node_modules'));
   const env = { ...process.env, PATH: path.join(delimiter) };
@@ -97,16 +106,7 @@ function npmOf(env) {
     return ['npm', []];
   const folder = mkdtempSync(join(tmpdir(), 'skein-node-'));
   process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
-  const args = [
-    'install',
-    '--prefix',
-    folder,
-    '--no-save',
-    '--ignore-scripts',
-    '--no-audit',
-    '--no-fund',
-    '--loglevel=error',
-  ];
+  const args = ['install', '--prefix', folder, '--no-save', ...NPM_OPTIONS];
   const node = join(folder, 'node_modules', name, 'bin/node');
   if (!work('Node 24 for npm', 'npm', [...args, `${name}@24`], { env }) || !existsSync(node))
     stop('setup: npm could not fetch Node 24: see its output above, then run the command again.', 1);
