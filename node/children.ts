@@ -13,8 +13,6 @@ export interface Child {
   readonly pid: number;
   /** The next event of a kind, or one that came already. Rejects when the child ends first. */
   event<K extends MeshEvent['kind']>(kind: K): Promise<EventOf<K>>;
-  /** All events so far (the first thousand). */
-  seen(): readonly MeshEvent[];
   readonly ended: Promise<number>;
   /** SIGTERM, and SIGKILL if that does not help in time. */
   end(): Promise<void>;
@@ -62,7 +60,6 @@ export function startChild(
     name,
     pid: child.pid ?? 0,
     ended,
-    seen: () => seen,
     event: <K extends MeshEvent['kind']>(kind: K) =>
       new Promise<EventOf<K>>((resolve, reject) => {
         const look = (): void => {

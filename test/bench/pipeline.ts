@@ -6,7 +6,8 @@ import { layerCount } from '../../runtime/model/spec.ts';
 import type { RunData } from '../../runtime/train/client.ts';
 import { parseRunConfig, type RunConfig } from '../../runtime/train/config.ts';
 import { makeSchedule } from '../../runtime/train/schedule.ts';
-import { smallMnist, startMesh, trainMeshed } from '../support/training.ts';
+import { startMesh } from '../support/mesh.ts';
+import { smallMnist, trainMeshed } from '../support/training.ts';
 
 const ROWS = 12_800;
 const WARM_STEPS = 10;
@@ -93,10 +94,11 @@ async function pipelineRate(
   config: RunConfig,
   data: RunData,
 ): Promise<{ samplesPerSecond: number; finalLoss: number; transports: string[] }> {
-  const mesh = await startMesh();
+  const endings: (() => Promise<unknown>)[] = [];
   try {
-    await Promise.all(['front.0.0.0', 'back.0.0.0'].map((uid) => mesh.serve([uid])));
-    const run = trainMeshed(config, data, mesh.join);
+    const mesh = await startMesh({ after: (work) => endings.unshift(work) });
+    await Promise.all(['front.0.0.0', 'back.0.0.0'].map((uid) => mesh.serveReady([uid])));
+    const run = trainMeshed(config, data, mesh.joinUrl);
     const times: number[] = [];
     run.on((event) => {
       if (event.kind === 'step.applied') times.push(performance.now());
@@ -111,7 +113,7 @@ async function pipelineRate(
       transports,
     };
   } finally {
-    await mesh.end();
+    for (const end of endings) await end();
   }
 }
 

@@ -1,8 +1,8 @@
 // kill -9 of peers and of the monitor in the middle of a run: every planned microbatch counts exactly once, the result is that of an
 // undisturbed run, newcomers are used within seconds.
 import assert from 'node:assert/strict';
+import path from 'node:path';
 import test from 'node:test';
-import { startChild, type Child } from '../../node/children.ts';
 import { parseRunConfig } from '../../runtime/train/config.ts';
 import {
   assertClose,
@@ -10,11 +10,12 @@ import {
   committedLosses,
   sleep,
   smallMnist,
-  startMesh,
   trainAlone,
   trainMeshed,
   type MeshedRun,
 } from '../support/training.ts';
+import { startMesh, TOKEN } from '../support/mesh.ts';
+import { startNode, type Running } from '../support/processes.ts';
 
 const KILLS = 10;
 const ROWS = 6_400;
@@ -37,11 +38,10 @@ test(
   async (t) => {
     const plan = config(1_400);
     const data = await smallMnist(plan, ROWS);
-    const mesh = await startMesh();
-    t.after(() => mesh.end());
-    const peers = new Map<string, Child>();
-    await Promise.all(UIDS.map(async (uid) => peers.set(uid, await mesh.serve([uid]))));
-    const run = trainMeshed(plan, data, mesh.join);
+    const mesh = await startMesh(t);
+    const peers = new Map<string, Running>();
+    await Promise.all(UIDS.map(async (uid) => peers.set(uid, await mesh.serveReady([uid]))));
+    const run = trainMeshed(plan, data, mesh.joinUrl);
     let isOver = false;
     const result = run.done.finally(() => (isOver = true));
     result.catch(() => undefined); // awaited below, after the killing
@@ -55,9 +55,9 @@ test(
       assert.ok(victim);
       assert.equal(isOver, false, `the run ended after ${killed} kills already`);
       process.kill(victim.pid, 'SIGKILL');
-      await victim.ended;
+      await victim.exit;
       const before = run.events.length;
-      peers.set(uid, await mesh.serve([uid]));
+      peers.set(uid, await mesh.serveReady([uid]));
       await until(
         run,
         () => run.events.slice(before).some((e) => e.kind === 'microbatch.done' && e.path.includes(uid)),
@@ -76,17 +76,16 @@ test(
 test('kill -9 of a peer in an async run loses no microbatch', { timeout: 120_000 }, async (t) => {
   const plan = { ...config(300), mode: 'async' as const, policy: 'routed' as const };
   const data = await smallMnist(plan, ROWS);
-  const mesh = await startMesh();
-  t.after(() => mesh.end());
-  const peers = new Map<string, Child>();
-  await Promise.all(UIDS.map(async (uid) => peers.set(uid, await mesh.serve([uid]))));
-  const run = trainMeshed(plan, data, mesh.join);
+  const mesh = await startMesh(t);
+  const peers = new Map<string, Running>();
+  await Promise.all(UIDS.map(async (uid) => peers.set(uid, await mesh.serveReady([uid]))));
+  const run = trainMeshed(plan, data, mesh.joinUrl);
   await until(run, () => run.events.some((event) => event.kind === 'microbatch.done'), 30_000, 'the first microbatch');
   for (const uid of ['front.0.1.0', 'back.0.0.0']) {
     await sleep(600);
     process.kill(peers.get(uid)?.pid ?? 0, 'SIGKILL');
-    await peers.get(uid)?.ended;
-    if (uid === 'front.0.1.0') await mesh.serve([uid]);
+    await peers.get(uid)?.exit;
+    if (uid === 'front.0.1.0') await mesh.serveReady([uid]);
   }
   const { events } = await run.done;
   const done = events.flatMap((event) =>
@@ -107,27 +106,28 @@ test(
   async (t) => {
     const plan = config(500);
     const data = await smallMnist(plan, ROWS);
-    const mesh = await startMesh();
-    t.after(() => mesh.end());
-    await Promise.all(UIDS.map((uid) => mesh.serve([uid])));
-    const run = trainMeshed(plan, data, mesh.join);
+    const mesh = await startMesh(t);
+    await Promise.all(UIDS.map((uid) => mesh.serveReady([uid])));
+    const run = trainMeshed(plan, data, mesh.joinUrl);
     await until(run, () => steps(run) > 20, 30_000, 'some steps');
     process.kill(mesh.monitor.pid, 'SIGKILL');
-    await mesh.monitor.ended;
+    await mesh.monitor.exit;
     const atKill = steps(run);
     await until(run, () => steps(run) > atKill + 50, 20_000, 'steps without a monitor');
-    const second = startChild('monitor again', 'signaling/main.ts', [
+    const second = startNode('signaling/main.ts', [
       '--port',
       String(mesh.port),
       '--state',
-      mesh.state,
+      path.join(mesh.directory, 'state'),
+      '--token',
+      TOKEN,
     ]);
-    mesh.children.push(second);
+    t.after(() => second.kill());
     await second.event('monitor.ready');
     const names = new Set<string>();
     const restarted = Date.now();
     while (names.size < UIDS.length && Date.now() - restarted < 5_000) {
-      for (const event of second.seen())
+      for (const event of second.events)
         if (event.kind === 'record.added' && UIDS.includes(event.name)) names.add(event.name);
       await sleep(50);
     }

@@ -2,8 +2,12 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { TestContext } from 'node:test';
 import { startNode, type Running } from './processes.ts';
+
+/** Ends what was begun: a test, or a benchmark that keeps its own list. */
+export interface Scope {
+  after(work: () => Promise<unknown>): void;
+}
 
 export interface TestMesh {
   readonly joinUrl: string;
@@ -13,13 +17,15 @@ export interface TestMesh {
   readonly directory: string;
   /** A server; `stage.ready` tells when it is up. */
   serve(stages: readonly string[], ...more: string[]): Running;
+  /** The same, once it is up. */
+  serveReady(stages: readonly string[], ...more: string[]): Promise<Running>;
   /** A client with the given run configuration (JSON is YAML). */
   train(config: object, ...more: string[]): Promise<Running>;
 }
 
 export const TOKEN = 'test-token-0123456789';
 
-export async function startMesh(t: TestContext, ...monitorArguments: string[]): Promise<TestMesh> {
+export async function startMesh(t: Scope, ...monitorArguments: string[]): Promise<TestMesh> {
   const directory = await mkdtemp(join(tmpdir(), 'skein-e2e-'));
   t.after(() => rm(directory, { recursive: true, force: true }));
   const keep = (running: Running): Running => {
@@ -32,19 +38,26 @@ export async function startMesh(t: TestContext, ...monitorArguments: string[]): 
   );
   const { joinUrl, port } = await monitor.event('monitor.ready');
   let runs = 0;
+  // One thread each for a software driver: a mesh has more processes than this machine has cores.
+  const serve = (stages: readonly string[], ...more: string[]): Running =>
+    keep(
+      startNode(
+        'node/serve.ts',
+        ['--join', joinUrl, '--port', '0', ...stages.flatMap((uid) => ['--stage', uid]), ...more],
+        { env: { LP_NUM_THREADS: '1' } },
+      ),
+    );
   return {
     joinUrl,
     port,
     monitor,
     directory,
-    serve: (stages, ...more) =>
-      keep(
-        startNode('node/serve.ts', [
-          ...['--join', joinUrl, '--port', '0'],
-          ...stages.flatMap((uid) => ['--stage', uid]),
-          ...more,
-        ]),
-      ),
+    serve,
+    serveReady: async (stages, ...more) => {
+      const server = serve(stages, ...more);
+      await server.event('stage.ready');
+      return server;
+    },
     train: async (config, ...more) => {
       const name = join(directory, `run-${(runs += 1)}`);
       await writeFile(`${name}.yaml`, JSON.stringify(config));

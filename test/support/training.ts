@@ -1,10 +1,6 @@
-// What tests of whole runs share: a mesh of processes, a small MNIST, the same training alone as reference.
+// What tests of whole runs share: a small MNIST, a client in this process, the same training alone as reference.
 import assert from 'node:assert/strict';
-import { mkdtemp } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
 import { platform } from '#platform';
-import { startChild, type Child } from '../../node/children.ts';
 import { joinFromNode } from '../../node/peer.ts';
 import { loadRunData } from '../../node/train.ts';
 import { EventBus, type MeshEvent } from '../../runtime/events.ts';
@@ -15,52 +11,6 @@ import type { RunConfig } from '../../runtime/train/config.ts';
 import { makeSchedule } from '../../runtime/train/schedule.ts';
 
 export type Transport = 'tcp' | 'webrtc' | 'relay';
-
-export interface Mesh {
-  join: string;
-  port: number;
-  state: string;
-  monitor: Child;
-  children: Child[];
-  /** A peer that hosts these stages; resolves when it is ready. */
-  serve(uids: readonly string[], transports?: readonly Transport[]): Promise<Child>;
-  end(): Promise<void>;
-}
-
-export async function startMesh(): Promise<Mesh> {
-  const state = await mkdtemp(path.join(tmpdir(), 'skein-test-'));
-  const monitor = startChild('monitor', 'signaling/main.ts', ['--port', '0', '--state', state]);
-  const { joinUrl: join, port } = await monitor.event('monitor.ready');
-  const children: Child[] = [monitor];
-  return {
-    join,
-    port,
-    state,
-    monitor,
-    children,
-    serve: async (uids, transports) => {
-      const child = startChild(
-        uids.join(' '),
-        'node/serve.ts',
-        [
-          '--join',
-          join,
-          '--port',
-          '0',
-          ...uids.flatMap((uid) => ['--stage', uid]),
-          ...(transports ? ['--transports', ...transports] : []),
-        ],
-        { LP_NUM_THREADS: '1' },
-      );
-      children.push(child);
-      await child.event('stage.ready');
-      return child;
-    },
-    end: async () => {
-      await Promise.all(children.map((child) => child.end()));
-    },
-  };
-}
 
 /** The first `rows` rows of MNIST for training, 500 for testing. */
 export async function smallMnist(config: RunConfig, rows: number): Promise<RunData> {

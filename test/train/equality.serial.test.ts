@@ -1,7 +1,7 @@
 // Training over pipelines equals training alone: 2, 3 and 4 stages, and 2×2 with `all`, over real tcp and webrtc links between
 // processes, against the same model whole in one worker.
 import assert from 'node:assert/strict';
-import test, { after, before } from 'node:test';
+import test, { before } from 'node:test';
 import type { Tensors } from '../../runtime/tensor.ts';
 import type { RunData } from '../../runtime/train/client.ts';
 import { parseRunConfig, stageNames } from '../../runtime/train/config.ts';
@@ -10,11 +10,10 @@ import {
   assertWeights,
   committedLosses,
   smallMnist,
-  startMesh,
   trainAlone,
   trainMeshed,
-  type Mesh,
 } from '../support/training.ts';
+import { startMesh } from '../support/mesh.ts';
 
 const STEPS = 50;
 const ROWS = 3_000;
@@ -28,7 +27,6 @@ const base = {
   optimizer: { name: 'sgd', lr: 0.05, momentum: 0.9 },
 };
 
-const meshes: Mesh[] = [];
 let data: RunData;
 let alone: { losses: number[]; weights: Tensors };
 
@@ -38,25 +36,20 @@ before(async () => {
   alone = await trainAlone(config, data);
 });
 
-after(async () => {
-  await Promise.all(meshes.map((mesh) => mesh.end()));
-});
-
 for (const transport of ['tcp', 'webrtc'] as const)
   test(`sync training over ${transport} links equals training alone`, { timeout: 170_000 }, async (t) => {
-    const mesh = await startMesh();
-    meshes.push(mesh);
+    const mesh = await startMesh(t);
     // Process i hosts the i-th stage of every split, so that each pipeline crosses a link at every hop.
     const hosted = [0, 1, 2, 3].map((i) =>
       [2, 3, 4].flatMap((stages) => (i < stages ? [`${stageNames(stages)[i] ?? ''}.${stages}.0.0`] : [])),
     );
     hosted[2]?.push('front.2.1.0');
     hosted[3]?.push('back.2.1.0');
-    await Promise.all(hosted.map((uids) => mesh.serve(uids, [transport])));
+    await Promise.all(hosted.map((uids) => mesh.serveReady(uids, '--transports', transport)));
     for (const stages of [2, 3, 4])
       await t.test(`${stages} stages${stages === 2 ? ' × 2 replicas, all' : ''}`, async () => {
         const config = parseRunConfig({ ...base, version: stages, stages: stageNames(stages), policy: 'all' });
-        const { events, weights } = await trainMeshed(config, data, mesh.join, [transport]).done;
+        const { events, weights } = await trainMeshed(config, data, mesh.joinUrl, [transport]).done;
         assertClose(committedLosses(events, config, ROWS), alone.losses, 1e-5);
         assertWeights(weights, alone.weights, 1e-4);
         assert.equal(events.filter((event) => event.kind === 'trainer.started').length, stages === 2 ? 4 : 1);
