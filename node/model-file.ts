@@ -11,11 +11,17 @@ export async function expectWritable(file: string): Promise<void> {
   try {
     await mkdir(path.dirname(target), { recursive: true });
     await access(path.dirname(target), constants.W_OK);
-    const found = await stat(target).catch(() => null); // usually it is not there yet
+    const found = await stat(target).catch(unlessAbsent);
     if (found && !found.isFile()) throw new Error('it is there and is no file');
   } catch (cause) {
     throw unwritable(file, cause);
   }
+}
+
+/** Usually it is not there yet. */
+function unlessAbsent(cause: NodeJS.ErrnoException): null {
+  if (cause.code === 'ENOENT') return null;
+  throw cause;
 }
 
 /** Whole or not at all: written beside its place, then renamed. Layers in numeric order, as other frameworks list them. */

@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs';
 import os from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
+import { toMeshError } from '../runtime/errors.ts';
 import { EventBus } from '../runtime/events.ts';
 import { planStages } from '../runtime/train/config.ts';
 import { startChild, type Child } from './children.ts';
@@ -53,15 +54,13 @@ const start = command({
     bus.on(context.emit);
     const children: Child[] = [];
     try {
-      const join = await startMonitor(options, context, children, bus);
-      await startPeers(
-        planStages(config).map((plan) => plan.name),
-        config,
-        options.replicas,
-        join,
-        children,
-        bus,
-      );
+      const join = await unlessAborted(context.signal, async () => {
+        const joinUrl = await startMonitor(options, context, children, bus);
+        context.signal.throwIfAborted();
+        const names = planStages(config).map((plan) => plan.name);
+        await startPeers(names, config, options.replicas, joinUrl, children, bus);
+        return joinUrl;
+      });
       const { out, log } = options;
       await trainOnce(
         { join, config, out, log, host: '127.0.0.1', port: CLIENT_PORT },
@@ -81,6 +80,14 @@ const start = command({
     }
   },
 });
+
+/** Work whose end is not waited for once the person has had enough. */
+function unlessAborted<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+  const aborted = whenAborted(signal).then(() => {
+    throw toMeshError(signal.reason);
+  });
+  return Promise.race([work(), aborted]);
+}
 
 async function startMonitor(
   options: z.infer<typeof schema>,

@@ -58,12 +58,6 @@ export function i32Of(tensor: Tensor): Int32Array<ArrayBuffer> {
   return new Int32Array(data.buffer, data.byteOffset, data.byteLength / 4);
 }
 
-export const totalBytes = (tensors: Iterable<Tensor>): number => {
-  let bytes = 0;
-  for (const tensor of tensors) bytes += tensor.data.byteLength;
-  return bytes;
-};
-
 export const sameShape = (a: readonly number[], b: readonly number[]): boolean =>
   a.length === b.length && a.every((size, i) => size === b[i]);
 

@@ -45,8 +45,7 @@ async function outputOf(
   context: Context,
 ): Promise<Answer<'stage.infer'>> {
   const { x } = inputsOf(stage, run, tensors);
-  const key = `infer.${crypto.randomUUID()}`;
-  const out = await stage.options.compute.forward(run.handle, key, x, { keep: false });
+  const out = await stage.options.compute.forward(run.handle, 'infer', x, { keep: false });
   const [hop, ...route] = body.route;
   if (!hop) return { body: {}, tensors: new Map([['y', out]]) };
   const work = (): Promise<Answered<'stage.infer'>> =>
@@ -108,7 +107,8 @@ async function passThrough(
       `${stage.uid} is not the last stage and the route ends here.`,
       'Check the order of the stages.',
     );
-  const kept = `${body.step}.${body.attempt}.${body.key.trainer}.${body.key.microbatch}.${crypto.randomUUID()}`;
+  // Not the microbatch's key: the same one may come again while this is under way.
+  const kept = crypto.randomUUID();
   const before = run.step;
   // What is sent is kept here, in this frame, until the gradient has come back through it: a hop that fails gets it sent again.
   const out = await compute.forward(run.handle, kept, x, { keep: true });

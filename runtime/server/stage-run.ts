@@ -81,7 +81,7 @@ export class StageRun {
     return true;
   }
 
-  /** The GPU refused: nothing was added. */
+  /** The worker refused it: nothing was added, or the gradient is of no use any more (not finite, device lost) and is dropped whole. */
   unclaim(key: string): void {
     this.#held.delete(key);
   }

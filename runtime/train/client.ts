@@ -109,7 +109,7 @@ async function trainAll(options: ClientOptions, session: Session, schedule: Sche
     progress.resume();
     if (config.mode === 'sync')
       for (let step = from; step < to; step += 1)
-        progress.count({ step, loss: await syncStep(session, step), samples: rowsOf(schedule, step) });
+        progress.count({ step, loss: await syncStep(session, step), samples: schedule.rowsAt(step) });
     else {
       const staleness = await asyncSteps(session, from, to, progress.count);
       emit({ kind: 'log', level: 'info', message: `${run}: worst staleness ${staleness} steps` });
@@ -215,15 +215,13 @@ function progressReporter(
   };
 }
 
-const rowsOf = (schedule: Schedule, step: number): number => schedule.at(step)[0]?.batchRows ?? 0;
-
-/** Gives the stages back; one that is gone has closed itself. */
+/** Gives back every stage that this run may have built, active or not; one that is gone has closed itself. */
 async function closeStages(session: Session): Promise<void> {
-  const { roster, ask, run } = session.options;
+  const { roster, ask, run, isConnected } = session.options;
   await Promise.allSettled(
-    roster
-      .active()
-      .flat()
+    (['active', 'new', 'out'] as const)
+      .flatMap((state) => roster.members(state))
+      .filter((member) => isConnected(member.replica.peer))
       .map((member) => ask(member.replica, 'stage.close', { uid: member.replica.uid, run }, { deadlineMs: 2_000 })),
   );
 }

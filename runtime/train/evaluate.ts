@@ -57,8 +57,6 @@ async function infer(session: Session, x: Tensor, turn: number): Promise<Tensor>
     stages,
     stages.map((members) => turn % members.length),
   );
-  if (!hop || [hop, ...route].some((candidates) => candidates.length === 0))
-    throw new MeshError('no-stage', 'A stage has no replica at this moment.', 'It is tried again.');
   const key = { run, trainer: 'evaluate', step: 0, microbatch: turn };
   const answer = await passOn(hop, 'stage.infer', (replica) => ({ uid: replica.uid, run, route }), {
     ask,

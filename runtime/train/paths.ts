@@ -1,5 +1,6 @@
 // Which pipelines there are, and which replica a microbatch takes at each hop. Pure.
-import type { Replica, Route } from '../wire/messages.ts';
+import { MeshError } from '../errors.ts';
+import type { Hop, Replica, Route } from '../wire/messages.ts';
 
 export type Policy = 'all' | 'disjoint' | 'routed';
 
@@ -33,15 +34,21 @@ export function pipelines(policy: Policy, widths: readonly number[]): number[][]
   }
 }
 
-/** The chosen replica of each stage first, the others behind it, quickest first: whoever is left takes over. */
-export function routeOf(stages: readonly (readonly Candidate[])[], path: readonly number[]): Route {
-  return stages.map((candidates, stage) => {
+/**
+ * The chosen replica of each stage first, the others behind it, quickest first: whoever is left takes over. Throws `no-stage` while a
+ * stage has none.
+ */
+export function routeOf(stages: readonly (readonly Candidate[])[], path: readonly number[]): [Hop, ...Route] {
+  const [first, ...rest] = stages.map((candidates, stage) => {
     const chosen = candidates[path[stage] ?? 0];
     const others = candidates
       .filter((candidate) => candidate !== chosen)
       .sort((a, b) => b.samplesPerSecond - a.samplesPerSecond);
     return [...(chosen ? [chosen] : []), ...others].map((candidate) => candidate.replica);
   });
+  if (!first || [first, ...rest].some((hop) => hop.length === 0))
+    throw new MeshError('no-stage', 'A stage has no replica at this moment.', 'It is tried again.');
+  return [first, ...rest];
 }
 
 /**

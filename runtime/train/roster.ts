@@ -110,13 +110,6 @@ export class Roster {
     return this.#members.get(uid as Uid);
   }
 
-  /** Stages for which nobody is there at all. */
-  missing(): string[] {
-    return this.#options.stages.filter(
-      (_, stage) => ![...this.#members.values()].some((member) => member.stage === stage),
-    );
-  }
-
   peers(): number {
     return new Set(this.active().flatMap((members) => members.map((member) => member.replica.peer))).size;
   }

@@ -26,6 +26,8 @@ export interface Schedule {
   stepsPerEpoch: number;
   microbatches: number;
   samples: number;
+  /** Rows of step `step`. */
+  rowsAt(step: number): number;
   /** The microbatches of step `step`, in order; together exactly its rows. */
   at(step: number): Microbatch[];
 }
@@ -47,6 +49,7 @@ export function makeSchedule(options: ScheduleOptions): Schedule {
     stepsPerEpoch,
     microbatches,
     samples,
+    rowsAt: rowsOf,
     at(step) {
       const epoch = Math.floor(step / stepsPerEpoch);
       if (cached?.epoch !== epoch) cached = { epoch, order: options.order(epoch) };

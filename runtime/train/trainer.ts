@@ -1,6 +1,5 @@
 // A trainer drives microbatches through one pipeline: it sends the first stage a frame that carries the rest of the route, and gets
 // the loss when the gradient has come all the way back. It owns no weights.
-import { MeshError } from '../errors.ts';
 import type { Emit, MicrobatchKey } from '../events.ts';
 import { passOn, type Ask } from '../mesh/ask.ts';
 import type { Reply } from '../wire/messages.ts';
@@ -44,8 +43,6 @@ export class Trainer {
     const { ask, emit, run, batchOf, deadlineMs } = this.options;
     const stages = this.options.roster.active();
     const [hop, ...route] = routeOf(stages, indicesOf(stages, path));
-    if (!hop || [hop, ...route].some((candidates) => candidates.length === 0))
-      throw new MeshError('no-stage', 'A stage has no replica at this moment.', 'It is tried again.');
     const { x, y } = batchOf(task.rows);
     const chosen = [hop, ...route].map((candidates) => this.options.roster.byUid(candidates[0]?.uid ?? ''));
     count(chosen, 1);

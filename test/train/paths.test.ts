@@ -85,6 +85,11 @@ test('a route has each active replica once a hop: the chosen one first, then the
   );
 });
 
+test('there is no route while a stage has no replica', () => {
+  for (const all of [[], [[]], [[candidate(0, 0, 1)], []]])
+    assert.throws(() => routeOf(all, [0, 0]), { name: 'MeshError', code: 'no-stage' });
+});
+
 test('pickHops takes the replica that is through soonest', () => {
   assert.deepEqual(pickHops([[candidate(0, 0, 100), candidate(0, 1, 300)]]), [1]);
   assert.deepEqual(pickHops([[candidate(0, 0, 100), candidate(0, 1, 300, 3)]]), [0]);

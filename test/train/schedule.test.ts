@@ -36,6 +36,7 @@ test('each epoch has each row exactly once, in steps of a batch and a ragged las
           const ofStep = tasks.flatMap((task) => [...task.rows]);
           const isLast = i === schedule.stepsPerEpoch - 1;
           assert.equal(ofStep.length, isLast ? of.rows - i * of.batch : of.batch);
+          assert.equal(schedule.rowsAt(epoch * schedule.stepsPerEpoch + i), ofStep.length);
           for (const [m, task] of tasks.entries()) {
             assert.deepEqual([task.microbatch, task.epoch, task.batchRows], [m, epoch, ofStep.length]);
             assert.ok(task.rows.length === of.microbatch || m === tasks.length - 1);
