@@ -1,6 +1,6 @@
 // partial[j] = Σ_{i ≡ j mod lanes} x[i]²: `lanes` partial sums, which the reader adds up in double precision.
 //
-// Grid: one invocation per partial sum, 64 a workgroup, at most 16 workgroups along x. Workgroup memory: none.
+// Grid: one invocation per partial sum, 64 a workgroup, workgroups along x only. Workgroup memory: none.
 
 struct Sizes { count: u32, lanes: u32 }
 

@@ -13,13 +13,15 @@ export interface Slice {
 export interface PoolLimits {
   maxBufferSize: number;
   maxStorageBufferBindingSize: number;
-  /** Above this the longest idle buffers are destroyed. */
+  /** Above this, buffers that have lain idle for IDLE_TURNS recordings are destroyed. */
   idleBytes: number;
 }
 
 export interface PoolCounts {
   allocatedBytes: number;
   usedBytes: number;
+  /** The most that there ever was of allocatedBytes. */
+  peakBytes: number;
   buffersCreated: number;
 }
 
@@ -27,6 +29,11 @@ export interface PoolCounts {
 export const STORAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
 export const STAGING = 0x01 | 0x08; // MAP_READ | COPY_DST
 export const UNIFORM = 0x40 | 0x08; // UNIFORM | COPY_DST
+/** For uploads in the middle of a recording: never handed out as anything else. */
+export const UPLOAD = 0x04 | 0x08; // COPY_SRC | COPY_DST
+
+/** Recordings that a buffer may lie idle: several times those of a training step. */
+const IDLE_TURNS = 64;
 
 /** Four classes an octave from 256 bytes: at most a quarter is wasted. */
 export function sizeClass(bytes: number): number {
@@ -41,10 +48,14 @@ export class BufferPool {
   readonly #onDestroy: () => void;
   /** Oldest first, so that the first to go is the longest idle. */
   #idle: GPUBuffer[] = [];
+  /** The turn in which a buffer was given back. */
+  readonly #since = new WeakMap<GPUBuffer, number>();
+  #turn = 0;
+  readonly #numbers = new WeakMap<GPUBuffer, number>();
   readonly #used = new Set<GPUBuffer>();
   readonly #suspect = new WeakSet<GPUBuffer>();
   #fresh: GPUBuffer[] = [];
-  #counts: PoolCounts = { allocatedBytes: 0, usedBytes: 0, buffersCreated: 0 };
+  #counts: PoolCounts = { allocatedBytes: 0, usedBytes: 0, peakBytes: 0, buffersCreated: 0 };
   #idleBytes = 0;
 
   constructor(device: GPUDevice, limits: PoolLimits, onDestroy: () => void) {
@@ -57,13 +68,17 @@ export class BufferPool {
     return { ...this.#counts };
   }
 
-  /** A buffer of at least `bytes`, of any content. Throws `out-of-memory` where the device cannot have it. */
-  take(bytes: number, usage: number = STORAGE): Slice {
+  /**
+   * A buffer of at least `bytes`, of any content. Throws `out-of-memory` where the device cannot have it. What kernels bind as a
+   * whole must fit one binding; `isWindowed` is for what they see in windows.
+   */
+  take(bytes: number, usage: number = STORAGE, isWindowed = false): Slice {
     const needed = Math.max(4, Math.ceil(bytes / 4) * 4);
-    const limit = usage === STORAGE ? this.#limits.maxStorageBufferBindingSize : this.#limits.maxBufferSize;
+    const isBound = usage === STORAGE && !isWindowed;
+    const limit = isBound ? this.#limits.maxStorageBufferBindingSize : this.#limits.maxBufferSize;
     if (needed > limit) throw tooLarge(needed, limit);
     const size = Math.min(sizeClass(needed), this.#limits.maxBufferSize);
-    const at = this.#idle.findLastIndex((buffer) => buffer.size === size && buffer.usage === usage);
+    const at = this.#firstIdle(size, usage);
     const buffer = at < 0 ? this.#create(size, usage) : this.#reuse(at);
     this.#used.add(buffer);
     this.#counts.usedBytes += buffer.size;
@@ -78,16 +93,32 @@ export class BufferPool {
       return;
     }
     this.#idle.push(buffer);
+    this.#since.set(buffer, this.#turn);
     this.#idleBytes += buffer.size;
-    if (this.#idleBytes > this.#limits.idleBytes) this.trim(this.#limits.idleBytes);
   }
 
-  /** Destroys the longest idle buffers until at most `idleBytes` are left. */
+  /**
+   * A recording has been submitted. Only then are buffers destroyed: one that was given back while it was made is in it all the
+   * same. What a steady state uses again and again is never idle for long, however large it is.
+   */
+  endTurn(): void {
+    this.#turn += 1;
+    if (this.#idleBytes > this.#limits.idleBytes) this.#destroyWhile((buffer) => this.#isStale(buffer));
+  }
+
+  #isStale(buffer: GPUBuffer): boolean {
+    return this.#idleBytes > this.#limits.idleBytes && this.#turn - (this.#since.get(buffer) ?? 0) > IDLE_TURNS;
+  }
+
+  /** Destroys the longest idle buffers until at most `idleBytes` are left. Not to be called while a recording is made. */
   trim(idleBytes: number): void {
+    this.#destroyWhile(() => this.#idleBytes > idleBytes);
+  }
+
+  #destroyWhile(isNext: (buffer: GPUBuffer) => boolean): void {
     let destroyed = false;
-    while (this.#idleBytes > idleBytes) {
-      const buffer = this.#idle.shift();
-      if (buffer === undefined) break;
+    for (let buffer = this.#idle[0]; buffer !== undefined && isNext(buffer); buffer = this.#idle[0]) {
+      this.#idle.shift();
       this.#idleBytes -= buffer.size;
       this.#destroy(buffer);
       destroyed = true;
@@ -113,11 +144,26 @@ export class BufferPool {
     }
   }
 
+  /** The one that was made first, whatever the order in which they came back: equal steps then have equal bind groups. */
+  #firstIdle(size: number, usage: number): number {
+    let first = -1;
+    let lowest = Infinity;
+    this.#idle.forEach((buffer, i) => {
+      const number = this.#numbers.get(buffer) ?? 0;
+      if (buffer.size !== size || buffer.usage !== usage || number >= lowest) return;
+      lowest = number;
+      first = i;
+    });
+    return first;
+  }
+
   #create(size: number, usage: number): GPUBuffer {
     const buffer = this.#device.createBuffer({ size, usage });
+    this.#numbers.set(buffer, this.#counts.buffersCreated);
     this.#fresh.push(buffer);
     this.#counts.buffersCreated += 1;
     this.#counts.allocatedBytes += size;
+    this.#counts.peakBytes = Math.max(this.#counts.peakBytes, this.#counts.allocatedBytes);
     return buffer;
   }
 
@@ -145,8 +191,8 @@ export class Borrowed {
     this.#pool = pool;
   }
 
-  take(bytes: number): Slice {
-    const slice = this.#pool.take(bytes);
+  take(bytes: number, isWindowed = false): Slice {
+    const slice = this.#pool.take(bytes, STORAGE, isWindowed);
     this.#slices.add(slice);
     return slice;
   }

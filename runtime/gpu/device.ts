@@ -1,11 +1,13 @@
 // One device: acquired with the adapter's own limits, watched for loss, its errors turned into MeshErrors.
 // What runs on it is the business of gpu.ts.
-import type { GpuDescription } from '../compute.ts';
+import type { GpuDescription, MatrixConfig } from '../compute.ts';
 import { MeshError } from '../errors.ts';
 import type { Platform } from '../platform.ts';
 import { Waiters } from '../waiters.ts';
+import type { MatmulTuning } from './matmul/tuned.ts';
 
-export type GpuHost = Pick<Platform, 'gpu' | 'gpuMissing' | 'kernelSource'>;
+export type GpuHost = Pick<Platform, 'gpu' | 'gpuMissing' | 'kernelSource'> &
+  Partial<Pick<Platform, 'tuningStore' | 'memoryBytes'>>;
 
 /** Raised from WebGPU's defaults to what the adapter has. */
 const RAISED = [
@@ -18,11 +20,17 @@ const RAISED = [
   'maxComputeWorkgroupsPerDimension',
 ] as const satisfies (keyof GPUSupportedLimits)[];
 
-const WANTED: readonly GPUFeatureName[] = ['shader-f16', 'subgroups'];
+/** Asked for where they are offered. The last two are drafts that the type of WebGPU's names does not have yet. */
+const WANTED = ['shader-f16', 'subgroups', 'subgroup-size-control', 'chromium-experimental-subgroup-matrix'];
+
+/** What is said of a device, and which tilings were measured to be fast on it. */
+export interface DeviceDescription extends GpuDescription {
+  tuning?: MatmulTuning;
+}
 
 export interface OpenDevice {
   device: GPUDevice;
-  description: GpuDescription;
+  description: DeviceDescription;
   /** Operations in flight; all of them reject with `gpu-lost` when the device is lost. */
   waiters: Waiters;
   /** Errors that no scope caught: the next operation reports them. */
@@ -34,7 +42,7 @@ export async function acquireDevice(host: GpuHost): Promise<OpenDevice> {
   const adapter = gpu === null ? null : await gpu.requestAdapter({ powerPreference: 'high-performance' });
   if (adapter === null) throw new MeshError('no-gpu', 'No GPU was found here.', host.gpuMissing());
   const requiredLimits = Object.fromEntries(RAISED.map((name) => [name, adapter.limits[name]]));
-  const requiredFeatures = WANTED.filter((name) => adapter.features.has(name));
+  const requiredFeatures = WANTED.filter((name) => adapter.features.has(name)) as GPUFeatureName[];
   let device: GPUDevice;
   try {
     device = await adapter.requestDevice({ label: 'skein', requiredLimits, requiredFeatures });
@@ -58,11 +66,14 @@ export async function acquireDevice(host: GpuHost): Promise<OpenDevice> {
       ),
     );
   });
-  return { device, description: describe(adapter, device), waiters, stray };
+  const description = describe(adapter, device);
+  const memoryBytes = host.memoryBytes?.(description.isSoftware) ?? null;
+  return { device, description: memoryBytes === null ? description : { ...description, memoryBytes }, waiters, stray };
 }
 
 function describe(adapter: GPUAdapter, device: GPUDevice): GpuDescription {
   const { vendor, architecture, device: name, description, isFallbackAdapter } = adapter.info;
+  const hasSubgroups = device.features.has('subgroups');
   const names = `${vendor} ${architecture} ${name} ${description}`;
   return {
     vendor,
@@ -72,9 +83,25 @@ function describe(adapter: GPUAdapter, device: GPUDevice): GpuDescription {
     // Dawn does not call lavapipe a fallback adapter, so the name decides.
     isSoftware: isFallbackAdapter || /llvmpipe|lavapipe|swiftshader/i.test(names),
     features: [...device.features].sort(),
+    subgroupMinSize: hasSubgroups ? adapter.info.subgroupMinSize : 0,
+    subgroupMaxSize: hasSubgroups ? adapter.info.subgroupMaxSize : 0,
     maxStorageBufferBindingSize: device.limits.maxStorageBufferBindingSize,
     maxBufferSize: device.limits.maxBufferSize,
+    isFallbackAdapter,
+    workgroupBytes: device.limits.maxComputeWorkgroupStorageSize,
+    matrixConfigs: matrixConfigs(adapter.info),
   };
+}
+
+/** The matrix units that an adapter tells of: a draft of WebGPU. */
+function matrixConfigs(info: GPUAdapterInfo & { subgroupMatrixConfigs?: Iterable<MatrixConfig> }): MatrixConfig[] {
+  return [...(info.subgroupMatrixConfigs ?? [])].map(({ componentType, resultType, M, N, K }) => ({
+    componentType,
+    resultType,
+    M,
+    N,
+    K,
+  }));
 }
 
 /**

@@ -3,27 +3,24 @@
 import type { ComputeStats, GpuDescription } from '../compute.ts';
 import type { MeshError } from '../errors.ts';
 import type { Waiters } from '../waiters.ts';
-import { BufferPool, UNIFORM, type Slice } from './buffers.ts';
-import { acquireDevice, guarded, type GpuHost, type OpenDevice } from './device.ts';
-import {
-  kernelTable,
-  sizesBytes,
-  writeSizes,
-  type KernelName,
-  type KernelSizes,
-  type KernelUse,
-} from './kernel-table.ts';
+import { BufferPool, UNIFORM, UPLOAD, type Slice } from './buffers.ts';
+import { acquireDevice, guarded, type DeviceDescription, type GpuHost, type OpenDevice } from './device.ts';
+import type { GeneratedKernel } from './generated.ts';
+import { sizesBytes, writeSizes } from './kernel-layout.ts';
+import { type KernelName, type KernelSizes, type KernelUse, type Overrides } from './kernel-table.ts';
 import { Pipelines, type Pipeline } from './pipelines.ts';
 import { Readback } from './readback.ts';
+import { rehearsalDevice } from './rehearsal.ts';
 
 const IDLE_BYTES = 64 * 2 ** 20;
 /** minUniformBufferOffsetAlignment is at most 256 everywhere. */
 const SLOT_BYTES = 256;
-const SLOTS = 256;
-const MAX_BIND_GROUPS = 1024;
+const SLOTS = 1024;
+/** More than a step of a large stage has dispatches: one that is cleared in every step is of no use. */
+const MAX_BIND_GROUPS = 8192;
 
 export class Gpu {
-  readonly description: GpuDescription;
+  readonly description: DeviceDescription;
   readonly pool: BufferPool;
   readonly pipelines: Pipelines;
   readonly #device: GPUDevice;
@@ -57,6 +54,12 @@ export class Gpu {
     return new Gpu(await acquireDevice(host), host);
   }
 
+  /** One that computes nothing and keeps the same accounts: see rehearsal.ts. */
+  static rehearsal(description: GpuDescription): Gpu {
+    const host: GpuHost = { gpu: () => Promise.resolve(null), gpuMissing: () => '', kernelSource: () => '' };
+    return new Gpu(rehearsalDevice(description), host);
+  }
+
   /** Why this device is gone, or null. */
   get death(): MeshError | null {
     return this.#waiters.death;
@@ -73,11 +76,8 @@ export class Gpu {
   }
 
   async #submit(record: (recorder: Recorder) => void): Promise<Uint8Array<ArrayBuffer>[]> {
-    const { value: collect, errors } = guarded(this.#device, () => {
-      const recorder = new Recorder(this);
-      record(recorder);
-      return recorder.finish();
-    });
+    const recorder = new Recorder(this);
+    const { value: collect, errors } = guarded(this.#device, () => recorder.made(record));
     const fresh = this.pool.takeFresh();
     const result = collect();
     result.catch(() => {}); // where both fail, the scope's error is the reason and the other its consequence
@@ -87,6 +87,7 @@ export class Gpu {
       if (stray !== undefined) throw stray;
     } catch (cause) {
       this.pool.distrust(fresh);
+      recorder.fail();
       await Promise.allSettled([result]);
       throw cause;
     }
@@ -97,7 +98,7 @@ export class Gpu {
   async warm(uses: readonly KernelUse[]): Promise<void> {
     const fresh = await this.#track(this.pipelines.compile(uses));
     if (fresh.length === 0) return;
-    const most = Math.max(...fresh.map(({ kernel }) => kernelTable[kernel].outputs + kernelTable[kernel].inputs));
+    const most = Math.max(...fresh.map(({ info }) => info.outputs + info.inputs));
     const dummies = Array.from({ length: most }, () => this.pool.take(256));
     try {
       await this.submit((recorder) => {
@@ -140,7 +141,7 @@ export class Gpu {
     this.#submits += 1;
   }
 
-  bind({ key, kernel, layout }: Pipeline, slices: readonly Slice[]): GPUBindGroup {
+  bind({ key, info, layout }: Pipeline, slices: readonly Slice[]): GPUBindGroup {
     const id = slices.reduce(
       (text, slice) => `${text} ${this.#idOf(slice.buffer)}:${slice.offset}:${slice.bytes}`,
       key,
@@ -151,7 +152,7 @@ export class Gpu {
         binding,
         resource: { buffer, offset, size: bytes },
       }));
-      entries.push({ binding: slices.length, resource: { buffer: this.#sizes.buffer, size: sizesBytes(kernel) } });
+      entries.push({ binding: slices.length, resource: { buffer: this.#sizes.buffer, size: sizesBytes(info) } });
       group = this.#device.createBindGroup({ layout, entries });
       if (this.#bindGroups.size >= MAX_BIND_GROUPS) this.#bindGroups.clear();
       this.#bindGroups.set(id, group);
@@ -161,12 +162,12 @@ export class Gpu {
 
   dispatch(
     pass: GPUComputePassEncoder,
-    { kernel }: Pipeline,
+    { info }: Pipeline,
     slot: number,
     sizes: Readonly<Record<string, number>>,
     workgroups: number,
   ): void {
-    writeSizes(this.#sizesView, slot * SLOT_BYTES, kernel, sizes);
+    writeSizes(this.#sizesView, slot * SLOT_BYTES, info, sizes);
     const [x, y] = foldGrid(workgroups, this.#maxGrid);
     pass.dispatchWorkgroups(x, y);
     this.#dispatches += 1;
@@ -194,6 +195,10 @@ export class Recorder {
   readonly #readback: Readback;
   #encoder: GPUCommandEncoder;
   #pass: GPUComputePassEncoder | null = null;
+  readonly #uploads: Slice[] = [];
+  readonly #undo: (() => void)[] = [];
+  /** Nothing but uploads so far. */
+  #isEmpty = true;
   #slots = 0;
 
   constructor(gpu: Gpu) {
@@ -202,10 +207,15 @@ export class Recorder {
     this.#readback = new Readback(gpu.pool);
   }
 
+  /** What this recording will run on: the choice of a kernel may depend on it. */
+  get description(): DeviceDescription {
+    return this.#gpu.description;
+  }
+
   /** Outputs first, then inputs, as in the kernel's file. */
   dispatch<K extends KernelName>(
     kernel: K,
-    overrides: KernelUse['overrides'],
+    overrides: Overrides,
     slices: readonly Slice[],
     sizes: KernelSizes<K>,
     workgroups: number,
@@ -213,9 +223,25 @@ export class Recorder {
     this.run(this.#gpu.pipelines.get({ kernel, overrides }), slices, sizes, workgroups);
   }
 
+  /** Outputs first, then inputs, as in the kernel's text. */
+  dispatchGenerated(
+    generated: GeneratedKernel,
+    slices: readonly Slice[],
+    sizes: Readonly<Record<string, number>>,
+    workgroups: number,
+  ): void {
+    this.run(this.#gpu.pipelines.get({ generated }), slices, sizes, workgroups);
+  }
+
+  /** A pipeline by its key, for callers that can do with another. */
+  compiled(key: string): Pipeline | undefined {
+    return this.#gpu.pipelines.find(key);
+  }
+
   run(pipeline: Pipeline, slices: readonly Slice[], sizes: Readonly<Record<string, number>>, workgroups: number): void {
     if (this.#slots === SLOTS) this.#flush();
-    const { outputs, inputs } = kernelTable[pipeline.kernel];
+    const { outputs, inputs } = pipeline.info;
+    this.#isEmpty = false;
     this.#pass ??= this.#encoder.beginComputePass();
     this.#pass.setPipeline(pipeline.pipeline);
     this.#pass.setBindGroup(0, this.#gpu.bind(pipeline, slices.slice(0, outputs + inputs)), [this.#slots * SLOT_BYTES]);
@@ -223,9 +249,16 @@ export class Recorder {
     this.#slots += 1;
   }
 
-  /** Uploads before anything of this recording runs. */
+  /** Uploads in its place among what is recorded: a buffer that was given back earlier in this recording may still be in use. */
   write(to: Slice, data: Uint8Array<ArrayBuffer>): void {
-    this.#gpu.queue.writeBuffer(to.buffer, to.offset, data);
+    if (this.#isEmpty) {
+      this.#gpu.queue.writeBuffer(to.buffer, to.offset, data);
+      return;
+    }
+    const upload = this.#gpu.pool.take(data.byteLength, UPLOAD);
+    this.#uploads.push(upload);
+    this.#gpu.queue.writeBuffer(upload.buffer, upload.offset, data);
+    this.copy(upload, to, data.byteLength);
   }
 
   copy(from: Slice, to: Slice, bytes: number): void {
@@ -243,11 +276,30 @@ export class Recorder {
     this.#readback.add(slice);
   }
 
-  finish(): () => Promise<Uint8Array<ArrayBuffer>[]> {
-    this.#endPass();
-    const collect = this.#readback.encode(this.#encoder);
-    this.#gpu.submitted(this.#encoder, this.#slots);
-    return collect;
+  /** Runs `undo` if this recording is not submitted, or is refused: what it was to make does not exist then. */
+  onFailure(undo: () => void): void {
+    this.#undo.push(undo);
+  }
+
+  fail(): void {
+    for (const undo of this.#undo.splice(0)) undo();
+  }
+
+  /** Records and submits, once; the returned function waits for what was read. */
+  made(record: (recorder: Recorder) => void): () => Promise<Uint8Array<ArrayBuffer>[]> {
+    try {
+      record(this);
+      this.#endPass();
+      const collect = this.#readback.encode(this.#encoder);
+      this.#gpu.submitted(this.#encoder, this.#slots);
+      return collect;
+    } catch (cause) {
+      this.fail();
+      throw cause;
+    } finally {
+      for (const upload of this.#uploads) this.#gpu.pool.release(upload);
+      this.#gpu.pool.endTurn();
+    }
   }
 
   #flush(): void {
@@ -258,6 +310,7 @@ export class Recorder {
   }
 
   #endPass(): void {
+    this.#isEmpty = false;
     this.#pass?.end();
     this.#pass = null;
   }

@@ -1,33 +1,68 @@
 // Every kernel with its bindings, sizes, workgroup and specialisations: the one place that says how a kernels/*.wgsl file is
 // bound and run. Pure data; the text comes from the platform.
-
-type Scalar = 'u32' | 'f32';
+import type { GeneratedUse } from './generated.ts';
+import type { KernelLayout } from './kernel-layout.ts';
 
 export type Overrides = Readonly<Record<string, boolean | number>>;
 
-export interface KernelInfo {
-  /** Storage buffers that are written, bound first, and that are only read, bound next. Then one uniform holds the sizes. */
-  readonly outputs: number;
-  readonly inputs: number;
-  /** Fields of `Sizes`, in order. */
-  readonly sizes: Readonly<Record<string, Scalar>>;
-  /** Invocations of a workgroup. */
-  readonly workgroup: number;
+export interface KernelInfo extends KernelLayout {
   /** Every specialisation that the product uses. */
   readonly variants: readonly Overrides[];
 }
 
 const plain: readonly Overrides[] = [{}];
-const matmulSizes = { M: 'u32', N: 'u32', K: 'u32' } as const;
+
+const attentionSizes = {
+  B: 'u32',
+  T: 'u32',
+  H: 'u32',
+  G: 'u32',
+  D: 'u32',
+  qStride: 'u32',
+  kStride: 'u32',
+  vStride: 'u32',
+  qOffset: 'u32',
+  kOffset: 'u32',
+  vOffset: 'u32',
+  scale: 'f32',
+  seed: 'u32',
+  threshold: 'u32',
+  gain: 'f32',
+} as const;
+const dropoutVariants = [{ DROPOUT: false }, { DROPOUT: true }] as const;
+const attention = { sizes: attentionSizes, workgroup: 64, variants: dropoutVariants } as const;
+const attentionSubgroup = {
+  sizes: attentionSizes,
+  workgroup: 32,
+  features: ['subgroups'],
+  variants: [4, 8].flatMap((LANES) =>
+    [false, true].flatMap((WIDE) => dropoutVariants.map((dropout) => ({ LANES, WIDE, ...dropout }))),
+  ),
+} as const;
+
+const normSizes = { M: 'u32', C: 'u32', eps: 'f32' } as const;
+const normBackwardSizes = { M: 'u32', C: 'u32' } as const;
+const normPartsSizes = { M: 'u32', C: 'u32', span: 'u32' } as const;
+/** Few lanes a row where a barrier is slow, many where lanes are free. */
+const lanes = [{ LANES: 8 }, { LANES: 64 }] as const;
+const lanesBias = lanes.flatMap((some) => [false, true].map((BIAS) => ({ BIAS, ...some })));
+const lanesAdd = lanes.flatMap((some) => [false, true].map((ADD) => ({ ADD, ...some })));
+const layernorm = { outputs: 2, inputs: 3, sizes: normSizes, workgroup: 64, variants: lanesBias } as const;
+const rmsnorm = { outputs: 2, inputs: 2, sizes: normSizes, workgroup: 64, variants: lanes } as const;
+const normBackward = { outputs: 1, inputs: 4, sizes: normBackwardSizes, workgroup: 64, variants: lanesAdd } as const;
+
+const embedSizes = { rows: 'u32', C: 'u32', first: 'u32', count: 'u32' } as const;
+const dropoutSizes = { count: 'u32', seed: 'u32', threshold: 'u32', gain: 'f32' } as const;
+const formats = [{ BRAIN: false }, { BRAIN: true }] as const;
 
 export const kernelTable = {
-  'matmul-nt': { outputs: 1, inputs: 3, sizes: matmulSizes, workgroup: 64, variants: plain },
-  'matmul-nt-vec4': { outputs: 1, inputs: 3, sizes: matmulSizes, workgroup: 64, variants: plain },
-  'matmul-nn': { outputs: 1, inputs: 2, sizes: matmulSizes, workgroup: 64, variants: plain },
-  'matmul-nn-vec4': { outputs: 1, inputs: 2, sizes: matmulSizes, workgroup: 64, variants: plain },
-  'matmul-tn': { outputs: 1, inputs: 2, sizes: matmulSizes, workgroup: 64, variants: plain },
-  'matmul-tn-vec4': { outputs: 1, inputs: 2, sizes: matmulSizes, workgroup: 64, variants: plain },
-  'bias-backward': { outputs: 1, inputs: 1, sizes: { M: 'u32', N: 'u32' }, workgroup: 64, variants: plain },
+  'bias-backward': {
+    outputs: 1,
+    inputs: 1,
+    sizes: { M: 'u32', N: 'u32', parts: 'u32' },
+    workgroup: 64,
+    variants: plain,
+  },
   relu: { outputs: 1, inputs: 1, sizes: { count: 'u32' }, workgroup: 64, variants: plain },
   'relu-backward': { outputs: 1, inputs: 2, sizes: { count: 'u32' }, workgroup: 64, variants: plain },
   gelu: { outputs: 1, inputs: 1, sizes: { count: 'u32' }, workgroup: 64, variants: [{ TANH: false }, { TANH: true }] },
@@ -48,7 +83,7 @@ export const kernelTable = {
   sgd: {
     outputs: 3,
     inputs: 1,
-    sizes: { count: 'u32', lr: 'f32', momentum: 'f32', decay: 'f32' },
+    sizes: { count: 'u32', lr: 'f32', momentum: 'f32', decay: 'f32', gradientScale: 'f32' },
     workgroup: 64,
     variants: [{ MOMENTUM: false }, { MOMENTUM: true }],
   },
@@ -65,6 +100,7 @@ export const kernelTable = {
       keep: 'f32',
       rate: 'f32',
       correction: 'f32',
+      gradientScale: 'f32',
     },
     workgroup: 64,
     variants: plain,
@@ -78,55 +114,103 @@ export const kernelTable = {
   },
   'squared-norm': { outputs: 1, inputs: 1, sizes: { count: 'u32', lanes: 'u32' }, workgroup: 64, variants: plain },
   'finite-check': { outputs: 1, inputs: 1, sizes: { count: 'u32' }, workgroup: 64, variants: plain },
+  'norm-and-check': { outputs: 2, inputs: 1, sizes: { count: 'u32', lanes: 'u32' }, workgroup: 64, variants: plain },
+  layernorm,
+  'layernorm-vec4': layernorm,
+  'layernorm-backward': normBackward,
+  'layernorm-backward-vec4': normBackward,
+  'layernorm-backward-weights': { outputs: 2, inputs: 3, sizes: normPartsSizes, workgroup: 64, variants: plain },
+  rmsnorm,
+  'rmsnorm-vec4': rmsnorm,
+  'rmsnorm-backward': normBackward,
+  'rmsnorm-backward-vec4': normBackward,
+  'rmsnorm-backward-weights': { outputs: 1, inputs: 3, sizes: normPartsSizes, workgroup: 64, variants: plain },
+  embed: { outputs: 1, inputs: 2, sizes: embedSizes, workgroup: 64, variants: [{ ADD: false }, { ADD: true }] },
+  'embed-backward': { outputs: 1, inputs: 2, sizes: embedSizes, workgroup: 64, variants: plain },
+  'embed-positions': {
+    outputs: 1,
+    inputs: 1,
+    sizes: { rows: 'u32', T: 'u32', C: 'u32', start: 'u32' },
+    workgroup: 64,
+    variants: plain,
+  },
+  'positions-backward': {
+    outputs: 1,
+    inputs: 1,
+    sizes: { rows: 'u32', T: 'u32', C: 'u32' },
+    workgroup: 64,
+    variants: plain,
+  },
+  'cross-entropy-stats': {
+    outputs: 1,
+    inputs: 2,
+    sizes: { M: 'u32', W: 'u32', first: 'u32', isFirst: 'u32' },
+    workgroup: 128,
+    variants: plain,
+  },
+  'cross-entropy-loss': { outputs: 2, inputs: 2, sizes: { M: 'u32' }, workgroup: 64, variants: plain },
+  'cross-entropy-backward': {
+    outputs: 1,
+    inputs: 2,
+    sizes: { M: 'u32', W: 'u32', first: 'u32', blocks: 'u32', scale: 'f32' },
+    workgroup: 128,
+    variants: plain,
+  },
+  add: { outputs: 1, inputs: 1, sizes: { count: 'u32' }, workgroup: 64, variants: plain },
+  'silu-gate': { outputs: 1, inputs: 2, sizes: { count: 'u32' }, workgroup: 64, variants: plain },
+  'silu-gate-backward': { outputs: 2, inputs: 3, sizes: { count: 'u32' }, workgroup: 64, variants: plain },
+  rope: {
+    outputs: 1,
+    inputs: 1,
+    sizes: {
+      rows: 'u32',
+      T: 'u32',
+      heads: 'u32',
+      D: 'u32',
+      stride: 'u32',
+      offset: 'u32',
+      start: 'u32',
+      split: 'u32',
+      direction: 'f32',
+    },
+    workgroup: 32,
+    variants: plain,
+  },
+  dropout: { outputs: 1, inputs: 1, sizes: dropoutSizes, workgroup: 64, variants: plain },
+  'dropout-in-place': { outputs: 1, inputs: 0, sizes: dropoutSizes, workgroup: 64, variants: plain },
+  'to-half': { outputs: 1, inputs: 1, sizes: { count: 'u32' }, workgroup: 64, variants: formats },
+  'from-half': { outputs: 1, inputs: 1, sizes: { count: 'u32' }, workgroup: 64, variants: formats },
+  attention: { outputs: 2, inputs: 3, ...attention },
+  'attention-subgroup': { outputs: 2, inputs: 3, ...attentionSubgroup },
+  'attention-delta': { outputs: 1, inputs: 2, sizes: attentionSizes, workgroup: 64, variants: plain },
+  'attention-backward-query': { outputs: 1, inputs: 6, ...attention },
+  'attention-backward-query-subgroup': { outputs: 1, inputs: 6, ...attentionSubgroup },
+  'attention-backward-key-value': { outputs: 1, inputs: 6, ...attention },
+  'attention-backward-key-value-subgroup': { outputs: 1, inputs: 6, ...attentionSubgroup },
 } as const satisfies Record<string, KernelInfo>;
 
 export type KernelName = keyof typeof kernelTable;
 
 export type KernelSizes<K extends KernelName> = { readonly [F in keyof (typeof kernelTable)[K]['sizes']]: number };
 
-/** One kernel at one specialisation. */
-export interface KernelUse {
+/** One kernel of kernels/ at one specialisation. */
+export interface TableUse {
   readonly kernel: KernelName;
   readonly overrides: Overrides;
 }
 
+/** What can be compiled, warmed and run. */
+export type KernelUse = TableUse | GeneratedUse;
+
 export const kernelNames = Object.keys(kernelTable) as KernelName[];
 
 /** A key that equal uses share. */
-export const useKey = ({ kernel, overrides }: KernelUse): string =>
-  `${kernel}${Object.entries(overrides)
-    .map(([name, value]) => ` ${name}=${value}`)
-    .join('')}`;
+export const useKey = (use: KernelUse): string =>
+  'generated' in use
+    ? `generated/${use.generated.name}`
+    : `${use.kernel}${Object.entries(use.overrides)
+        .map(([name, value]) => ` ${name}=${value}`)
+        .join('')}`;
 
-/** Explicit layout entries: what the null-backend check holds the WGSL against. The sizes move by dynamic offset. */
-export function layoutEntries(kernel: KernelName): GPUBindGroupLayoutEntry[] {
-  const info: KernelInfo = kernelTable[kernel];
-  const entries: GPUBindGroupLayoutEntry[] = [];
-  for (let i = 0; i < info.outputs + info.inputs; i++)
-    entries.push({ binding: i, visibility: 4, buffer: { type: i < info.outputs ? 'storage' : 'read-only-storage' } });
-  entries.push({
-    binding: entries.length,
-    visibility: 4, // GPUShaderStage.COMPUTE
-    buffer: { type: 'uniform', hasDynamicOffset: true, minBindingSize: sizesBytes(kernel) },
-  });
-  return entries;
-}
-
-export const sizesBytes = (kernel: KernelName): number => Object.keys(kernelTable[kernel].sizes).length * 4;
-
-/** Writes a kernel's sizes at `offset`, as its `Sizes` struct lies in memory. */
-export function writeSizes(
-  view: DataView,
-  offset: number,
-  kernel: KernelName,
-  sizes: Readonly<Record<string, number>>,
-): void {
-  const fields: Readonly<Record<string, Scalar>> = kernelTable[kernel].sizes;
-  let at = offset;
-  for (const [name, type] of Object.entries(fields)) {
-    const value = sizes[name] ?? Number.NaN;
-    if (type === 'f32') view.setFloat32(at, value, true);
-    else view.setUint32(at, value, true);
-    at += 4;
-  }
-}
+export const layoutOfUse = (use: KernelUse): KernelLayout =>
+  'generated' in use ? use.generated : kernelTable[use.kernel];
