@@ -3,7 +3,7 @@ const COMPUTE_WING = '^runtime/(gpu/|model/|worker\\.ts$|compute-engine\\.ts$)';
 const NETWORK_WING = '^runtime/(wire|mesh)/';
 const ROOMS = '^runtime/(server|train|average|infer|jobs)/';
 /** Of runtime/model, what the main thread may load. */
-const PURE_MODEL = '^runtime/model/(spec|random)\\.ts$';
+const PURE_MODEL = '^runtime/model/(spec|mlp-spec|language-spec|huggingface|rope|random)\\.ts$';
 const SEAM = '^(node|web)/platform\\.ts$';
 /** Packages that need a process or a page of their own kind. */
 const HOST_PACKAGES = '^node_modules/(webgpu|@roamhq|wrtc|socket\\.io|selfsigned|commander|vite|preact|@preact|uplot)/';
@@ -59,9 +59,15 @@ module.exports = {
       { path: '^runtime/gpu/', reachable: true },
     ),
     forbidden(
+      'text-stands-alone',
+      'Tokenizers and text data stand on the files that everything imports.',
+      { path: '^runtime/text/' },
+      { path: '^runtime/(?!text/)[^/]+/' },
+    ),
+    forbidden(
       'root-files-below-all',
       'The files that everything imports import only one another.',
-      { path: '^runtime/(tensor|safetensors|errors|events|platform|compute|transfer|waiters)\\.ts$' },
+      { path: '^runtime/(tensor|safetensors|errors|events|platform|model-spec|compute|transfer|waiters|widen)\\.ts$' },
       { path: '^runtime/[^/]+/' },
     ),
     forbidden('door', 'runtime/index.ts is for the outside.', { path: '^runtime/' }, { path: '^runtime/index\\.ts$' }),

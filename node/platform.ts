@@ -1,13 +1,22 @@
 // The host of the runtime in Node: kernels from disk, WebGPU from Dawn, the compute worker on a thread, WebRTC from wrtc.
 import { readFileSync, readdirSync } from 'node:fs';
+import { totalmem } from 'node:os';
 import { MeshError } from '../runtime/errors.ts';
 import type { Platform } from '../runtime/platform.ts';
+import { parseBytes } from './bytes.ts';
 import { startComputeThread } from './compute-thread.ts';
+import { tuningFile } from './tuning-file.ts';
 
 const KERNELS = new URL('../kernels/', import.meta.url);
 
-/** Dawn's own switches, comma separated, e.g. SKEIN_DAWN=adapter=llvmpipe,backend=vulkan */
-const dawnOptions = (): string[] => (process.env.SKEIN_DAWN ?? '').split(',').filter((option) => option !== '');
+/** WGSL's drafts, subgroup matrices among them, and f16 on NVIDIA's Vulkan driver, where Dawn leaves it off. */
+const DRAFTS = 'enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia';
+
+/** Dawn's own switches, comma separated, e.g. SKEIN_DAWN=adapter=llvmpipe,backend=vulkan. Features named there replace ours. */
+function dawnOptions(): string[] {
+  const given = (process.env.SKEIN_DAWN ?? '').split(',').filter((option) => option !== '');
+  return given.some((option) => option.startsWith('enable-dawn-features=')) ? given : [DRAFTS, ...given];
+}
 
 let gpuPromise: Promise<GPU | null> | undefined;
 let loadFailure = '';
@@ -64,6 +73,14 @@ export const platform: Platform = {
   },
 
   gpuMissing: () => loadFailure + driverAdvice(),
+
+  tuningStore: () => tuningFile(),
+
+  memoryBytes(isSoftware) {
+    const given = process.env.SKEIN_MEMORY;
+    if (given !== undefined && given !== '') return parseBytes(given);
+    return isSoftware ? Math.floor(totalmem() / 2) : null;
+  },
 
   startCompute: () => Promise.resolve(startComputeThread()),
 

@@ -43,9 +43,10 @@ export function computeClient(remote: RemoteCompute, died: Promise<string>): Com
     backward: (stage, key, dy, options) => call('backward', stage, key, dy, options),
     loss: (stage, x, y, options) => call('loss', stage, x, y, options),
     discard: (stage, options) => call('discard', stage, options),
-    read: (stage, kind) => call('read', stage, kind),
+    read: (stage, kind, names) => call('read', stage, kind, names),
     write: (stage, kind, tensors) => call('write', stage, kind, tensors),
     combine: (stage, kind, parts, coefficients, mode) => call('combine', stage, kind, parts, coefficients, mode),
-    step: (stage) => call('step', stage),
+    squaredNorm: (stage, options) => call('squaredNorm', stage, options),
+    step: (stage, options) => call('step', stage, options),
   };
 }

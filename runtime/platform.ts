@@ -19,6 +19,13 @@ export interface Platform {
   gpu(): Promise<GPU | null>;
   /** Why there is no GPU and what to do about it, for a person. */
   gpuMissing(): string;
+  /** What the autotuner measured, kept beyond the process: see runtime/gpu/tuning-store.ts. */
+  tuningStore(): {
+    read(key: string): Promise<unknown>;
+    write(key: string, entry: { name: string; gflops: number }): Promise<void>;
+  };
+  /** GPU memory that may be used, in bytes; null where nobody said. `isSoftware`: the GPU's memory is the machine's. */
+  memoryBytes(isSoftware: boolean): number | null;
   /** Starts runtime/worker.ts in a worker of the host. */
   startCompute(): Promise<ComputeWorker>;
   /** The RTCPeerConnection family for simple-peer; undefined where the browser's own is used. */

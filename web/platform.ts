@@ -4,6 +4,7 @@ import { wrap } from 'comlink';
 import { computeClient, type RemoteCompute } from '../runtime/compute-client.ts';
 import { MeshError } from '../runtime/errors.ts';
 import type { Platform } from '../runtime/platform.ts';
+import { tuningStore } from './tuning-store.ts';
 
 const files = import.meta.glob<string>('../kernels/*.wgsl', { query: '?raw', import: 'default', eager: true });
 const kernels = new Map(
@@ -30,6 +31,10 @@ export const platform: Platform = {
     if (!('gpu' in navigator)) return 'This browser has no WebGPU. Use a current Chrome, Edge, Safari or Firefox.';
     return "WebGPU is there, but no GPU is offered: switch on hardware acceleration in the browser's settings, update the graphics driver, or see chrome://gpu.";
   },
+
+  tuningStore,
+
+  memoryBytes: () => null, // a page cannot know
 
   startCompute() {
     const worker = new Worker(new URL('./compute-worker.ts', import.meta.url), {

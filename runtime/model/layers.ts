@@ -1,45 +1,41 @@
 // A linear layer and the activation after it, forward and backward, as recordings. Weights, gradients and buffers are the stage's.
-import type { Slice } from '../gpu/buffers.ts';
-import type { Recorder } from '../gpu/gpu.ts';
-import type { KernelUse } from '../gpu/kernel-table.ts';
-import { matmulNn, matmulNt, matmulTn, matmulUses } from '../gpu/matmul.ts';
+import { matmulNn, matmulNt, matmulTn, type MatmulNeed } from '../gpu/matmul.ts';
 import { activate, activateBackward, activationUses, biasBackward, biasBackwardUse } from '../gpu/ops.ts';
-import type { ParameterInfo } from '../compute.ts';
-import { biasName, layerParameters, weightName, type LayerShape } from './spec.ts';
+import { biasName, layerParameters, weightName, type LayerShape } from './mlp-spec.ts';
+import type { Layer } from './pass.ts';
 
-/** What a layer may use while it is recorded. */
-export interface Pass {
-  recorder: Recorder;
-  /** A buffer for the length of the operation. */
-  take(bytes: number): Slice;
-  /** Gives such a buffer back early. */
-  give(slice: Slice): void;
-  weight(name: string): Slice;
-  gradient(name: string): Slice;
-}
+/** The slope of relu can be told from its result, so the product may as well apply it; the others need what went in. */
+const isFused = ({ activation }: LayerShape): boolean => activation === 'relu';
 
-export interface Layer {
-  readonly parameters: ParameterInfo[];
-  readonly uses: readonly KernelUse[];
-  /** y (rows, out) of x (rows, in), and what the backward pass needs; with `keep` false nothing but y outlives the call. */
-  forward(pass: Pass, x: Slice, rows: number, keep: boolean): { y: Slice; saved: Slice[] };
-  /** dx (rows, in), or null where not needed, of dy (rows, out). Adds to the gradients. */
-  backward(pass: Pass, saved: readonly Slice[], dy: Slice, rows: number, needsDx: boolean): Slice | null;
+const fusedInto = (shape: LayerShape): Pick<MatmulNeed, 'activation'> => (isFused(shape) ? { activation: 'relu' } : {});
+
+/** The products of a layer, for warming; any number of rows. */
+export function linearNeeds(shape: LayerShape): MatmulNeed[] {
+  const { inFeatures, outFeatures } = shape;
+  return [
+    { product: 'nt', bias: true, ...fusedInto(shape), N: outFeatures, K: inFeatures },
+    { product: 'nn', N: inFeatures, K: outFeatures },
+    { product: 'tn', M: outFeatures, N: inFeatures },
+  ];
 }
 
 export function linearLayer(shape: LayerShape): Layer {
   const { index, inFeatures, outFeatures, activation } = shape;
   return {
     parameters: layerParameters(shape),
-    uses: [...matmulUses, biasBackwardUse, ...(activation === null ? [] : activationUses(activation))],
+    needs: linearNeeds(shape),
+    uses: [biasBackwardUse, ...(activation === null ? [] : activationUses(activation))],
 
     forward(pass, x, rows, keep) {
       const count = rows * outFeatures;
-      const z = pass.take(count * 4); // (rows, out), before the activation
+      const z = pass.take(count * 4); // (rows, out), before the activation unless that is fused
       const sizes = { M: rows, N: outFeatures, K: inFeatures };
-      matmulNt(pass.recorder, z, x, pass.weight(weightName(index)), pass.weight(biasName(index)), sizes);
+      const { slice: w, format: weights } = pass.matrix(weightName(index));
+      const bias = pass.weight(biasName(index));
+      matmulNt(pass.recorder, z, x, w, bias, sizes, { ...fusedInto(shape), weights });
       if (!keep) pass.give(x);
       if (activation === null) return { y: z, saved: keep ? [x] : [] };
+      if (isFused(shape)) return { y: z, saved: keep ? [x, z] : [] };
       const y = pass.take(count * 4); // (rows, out)
       activate(pass.recorder, activation, y, z, count);
       if (!keep) pass.give(z);
@@ -47,7 +43,7 @@ export function linearLayer(shape: LayerShape): Layer {
     },
 
     backward(pass, saved, dy, rows, needsDx) {
-      const [x, z] = saved;
+      const [x, z] = saved; // z: what the activation's slope is taken at; where it is fused, its result
       if (x === undefined) throw new Error('a layer lost its input');
       let dz = dy; // (rows, out)
       if (activation !== null && z !== undefined) {
@@ -59,7 +55,8 @@ export function linearLayer(shape: LayerShape): Layer {
       biasBackward(pass.recorder, pass.gradient(biasName(index)), dz, { M: rows, N: outFeatures });
       if (!needsDx) return null;
       const dx = pass.take(rows * inFeatures * 4); // (rows, in)
-      matmulNn(pass.recorder, dx, dz, pass.weight(weightName(index)), { M: rows, N: inFeatures, K: outFeatures });
+      const { slice: w, format: weights } = pass.matrix(weightName(index));
+      matmulNn(pass.recorder, dx, dz, w, { M: rows, N: inFeatures, K: outFeatures }, { weights });
       pass.give(dz);
       return dx;
     },

@@ -58,6 +58,20 @@ export function uniform(seed: number, name: string, count: number, bound: number
   return values;
 }
 
+/** `count` values of N(0, deviation²) for this seed and name: Box and Muller's transform of the same stream. */
+export function normal(seed: number, name: string, count: number, deviation: number): Float32Array<ArrayBuffer> {
+  const flat = uniform(seed, name, count + (count % 2), 1);
+  const values = new Float32Array(count);
+  for (let i = 0; i < count; i += 2) {
+    // (0, 1] and [0, 2π), of values in [-1, 1)
+    const radius = deviation * Math.sqrt(-2 * Math.log((1 - (flat[i] ?? 0)) / 2));
+    const angle = Math.PI * ((flat[i + 1] ?? 0) + 1);
+    values[i] = radius * Math.cos(angle);
+    if (i + 1 < count) values[i + 1] = radius * Math.sin(angle);
+  }
+  return values;
+}
+
 /** FNV-1a over UTF-8, 64 bits as two halves. */
 function hash64(text: string): [number, number] {
   let hash = 0xcbf29ce484222325n;

@@ -1,20 +1,27 @@
 // What a model and its stages look like: names, shapes, spans. Pure, and free of WebGPU: the main thread uses it to plan.
-import type { ModelSpec, ParameterInfo, StageInfo, StageSpec } from '../compute.ts';
+import type { StageInfo, StageSpec } from '../compute.ts';
 import { MeshError } from '../errors.ts';
+import type { ModelSpec } from '../model-spec.ts';
 import { elements } from '../tensor.ts';
+import { languageShape } from './language-spec.ts';
+import { mlpShape } from './mlp-spec.ts';
 
-/** A layer's shapes, without weights: a linear layer with the activation that follows it. */
-export interface LayerShape {
-  index: number;
-  inFeatures: number;
-  outFeatures: number;
-  activation: ModelSpec['activation'] | null;
+/** What a model can be cut into: linear layers of an mlp, blocks of a transformer. */
+export function layerCount(model: ModelSpec): number {
+  switch (model.family) {
+    case 'mlp':
+      return model.sizes.length - 1;
+    case 'gpt2':
+      return model.n_layer;
+    case 'llama':
+      return model.num_hidden_layers;
+    default:
+      return model satisfies never;
+  }
 }
 
-export const layerCount = (model: ModelSpec): number => model.sizes.length - 1;
-
 /** Layers `from` (inclusive) to `to` (exclusive). Throws `stage-shapes` for a span that the model does not have. */
-export function layerShapes(model: ModelSpec, from: number, to: number): LayerShape[] {
+export function stageInfo(model: ModelSpec, from: number, to: number): StageInfo {
   const count = layerCount(model);
   if (!(Number.isInteger(from) && Number.isInteger(to) && from >= 0 && from < to && to <= count))
     throw new MeshError(
@@ -22,34 +29,9 @@ export function layerShapes(model: ModelSpec, from: number, to: number): LayerSh
       `Layers ${from} to ${to} are no part of a model of ${count} layers.`,
       `Choose 0 <= from < to <= ${count}.`,
     );
-  return Array.from({ length: to - from }, (_, i) => {
-    const index = from + i;
-    const inFeatures = model.sizes[index] ?? 0;
-    const outFeatures = model.sizes[index + 1] ?? 0;
-    return { index, inFeatures, outFeatures, activation: index === count - 1 ? null : model.activation };
-  });
-}
-
-export const weightName = (layer: number): string => `layers.${layer}.weight`;
-export const biasName = (layer: number): string => `layers.${layer}.bias`;
-
-/** Layer i has `layers.<i>.weight` (out, in) and `layers.<i>.bias` (out). */
-export const layerParameters = ({ index, inFeatures, outFeatures }: LayerShape): ParameterInfo[] => [
-  { name: weightName(index), shape: [outFeatures, inFeatures] },
-  { name: biasName(index), shape: [outFeatures] },
-];
-
-export function stageInfo(model: ModelSpec, from: number, to: number): StageInfo {
-  const layers = layerShapes(model, from, to);
-  const parameters = layers.flatMap(layerParameters);
-  return {
-    inputShape: [layers[0]?.inFeatures ?? 0],
-    outputShape: [layers.at(-1)?.outFeatures ?? 0],
-    isFirst: from === 0,
-    isLast: to === layerCount(model),
-    parameters,
-    parameterBytes: parameters.reduce((bytes, { shape }) => bytes + elements(shape) * 4, 0),
-  };
+  const shape = model.family === 'mlp' ? mlpShape(model, from, to) : languageShape(model, from, to);
+  const parameterBytes = shape.parameters.reduce((bytes, parameter) => bytes + elements(parameter.shape) * 4, 0);
+  return { ...shape, isFirst: from === 0, isLast: to === count, parameterBytes };
 }
 
 /** Consecutive spans of the given numbers of layers, e.g. [1, 2] of three layers: 0–1 and 1–3. */

@@ -1,103 +1,101 @@
-// A stage: its layers, weights, gradients, moments and kept activations on one GPU. Inputs are checked before anything changes.
+// A stage: its layers and its head over its state, and kept activations, on one GPU. Inputs are checked before anything changes.
 // Calls that touch the same stage come in order; `compute-engine.ts` sees to that.
-import type { LossResult, StageInfo, StageSpec, StateKind } from '../compute.ts';
+import type { ForwardOptions, LossOptions, LossResult, StageInfo, StageSpec } from '../compute.ts';
 import { MeshError } from '../errors.ts';
 import { Borrowed, type Slice } from '../gpu/buffers.ts';
+import { fromHalf, halfUses, toHalf } from '../gpu/elementwise.ts';
 import type { Gpu, Recorder } from '../gpu/gpu.ts';
-import { crossEntropy, crossEntropyUse, finiteCheckUse, weightedSumUses } from '../gpu/ops.ts';
-import { i32Tensor, type Tensor, type Tensors } from '../tensor.ts';
-import { checkInput, checkTargets } from './inputs.ts';
-import type { Layer, Pass } from './layers.ts';
-import { initialValues, mlpLayers } from './mlp.ts';
-import { optimizerStep, optimizerUses, takeSteps } from './optimizer.ts';
-import { momentNames, stageInfo } from './spec.ts';
-import { TensorSet, checkTensors, combineInto, layoutOf, readSets, writeSets } from './weights.ts';
+import { matmulUses } from '../gpu/matmul.ts';
+import { i32Of, type Tensor } from '../tensor.ts';
+import { stageParts, type StageParts } from './families.ts';
+import { checkInput, checkTargets, checkTokens, IGNORED_TARGET, type Extent } from './inputs.ts';
+import type { Pass } from './pass.ts';
+import { HalfWeights, Tables } from './side-tables.ts';
+import { stageInfo } from './spec.ts';
+import { StageState, stateUses } from './stage-state.ts';
 
 interface Kept {
-  rows: number;
+  extent: Extent;
+  dropout: number | null;
   /** What each layer saved. */
   saved: Slice[][];
 }
 
+interface PassOptions {
+  extent: Extent;
+  dropout?: number | null | undefined;
+  accumulate?: boolean;
+  tokens?: Int32Array<ArrayBuffer> | null;
+}
+
 export class Stage {
   readonly info: StageInfo;
+  readonly state: StageState;
   readonly #gpu: Gpu;
-  readonly #spec: StageSpec;
-  readonly #layers: readonly Layer[];
-  readonly #weights: TensorSet;
-  readonly #gradients: TensorSet;
-  readonly #moments: readonly { suffix: string; set: TensorSet }[];
+  readonly #parts: StageParts;
+  readonly #halves: HalfWeights | null;
+  readonly #tables: Tables;
   readonly #kept = new Map<string, Kept>();
-  #steps = 0;
 
-  private constructor(gpu: Gpu, spec: StageSpec, info: StageInfo, layers: readonly Layer[], sets: TensorSet[]) {
-    const [weights, gradients, ...moments] = sets;
-    if (weights === undefined || gradients === undefined) throw new Error('a stage needs weights and gradients');
+  private constructor(gpu: Gpu, spec: StageSpec, info: StageInfo, parts: StageParts, state: StageState) {
     this.#gpu = gpu;
-    this.#spec = spec;
     this.info = info;
-    this.#layers = layers;
-    this.#weights = weights;
-    this.#gradients = gradients;
-    this.#moments = momentNames(spec.optimizer).flatMap((name, i) => {
-      const set = moments[i];
-      return set === undefined ? [] : [{ suffix: `.${name}`, set }];
-    });
+    this.state = state;
+    this.#parts = parts;
+    this.#tables = new Tables(gpu);
+    const { precision = 'f32' } = spec;
+    this.#halves = precision === 'f32' ? null : new HalfWeights(gpu, state, precision);
   }
 
-  static async open(gpu: Gpu, spec: StageSpec): Promise<Stage> {
+  /** `isRehearsal`: the weights' first values are left out, because nobody will see them. */
+  static async open(gpu: Gpu, spec: StageSpec, { isRehearsal = false } = {}): Promise<Stage> {
     const info = stageInfo(spec.model, spec.from, spec.to);
-    const layers = mlpLayers(spec.model, spec.from, spec.to);
-    const layout = layoutOf(info.parameters, gpu.description.maxStorageBufferBindingSize);
-    const sets: TensorSet[] = [];
+    const parts = stageParts(spec, gpu.description);
+    const weights = spec.precision ?? 'f32';
+    const state = await StageState.create(gpu, spec, info, isRehearsal);
     try {
-      await gpu.submit((recorder) => {
-        for (let i = 0; i < 2 + momentNames(spec.optimizer).length; i++) sets.push(TensorSet.take(gpu, layout));
-        for (const set of sets) set.clear(recorder);
-      });
-      await gpu.submit((recorder) => {
-        for (const parameter of info.parameters) {
-          const values = initialValues(spec.model, spec.seed, parameter);
-          const to = sets[0]?.get(parameter.name);
-          if (to !== undefined) recorder.write(to, new Uint8Array(values.buffer));
-        }
-      });
+      const needs = parts.needs.map((need) => (need.product === 'tn' ? need : { ...need, weights }));
       await gpu.warm([
-        ...layers.flatMap((layer) => layer.uses),
-        ...optimizerUses(spec.optimizer),
-        ...weightedSumUses,
-        finiteCheckUse,
-        ...(info.isLast ? [crossEntropyUse] : []),
+        ...parts.uses,
+        ...(needs.length > 0 ? matmulUses(gpu.description, needs) : []),
+        ...stateUses(spec),
+        ...(weights === 'f32' ? [] : halfUses(weights)),
       ]);
-      return new Stage(gpu, spec, info, layers, sets);
+      return new Stage(gpu, spec, info, parts, state);
     } catch (cause) {
-      for (const set of sets) set.release(gpu);
+      state.release();
       throw cause;
     }
   }
 
   close(): void {
     this.#forget([...this.#kept.keys()]);
-    for (const set of [this.#weights, this.#gradients, ...this.#moments.map(({ set: moment }) => moment)])
-      set.release(this.#gpu);
+    this.state.release();
+    this.#halves?.release();
+    this.#tables.release();
   }
 
-  async forward(key: string, x: Tensor, keep: boolean): Promise<Tensor> {
-    const rows = checkInput('x', x, this.info.inputShape);
-    const borrowed = new Borrowed(this.#gpu.pool);
-    let reading: Promise<Uint8Array<ArrayBuffer>[]>;
-    try {
-      reading = this.#gpu.submit((recorder) => {
-        const { y, saved } = this.#forward(this.#pass(recorder, borrowed), x, rows, keep);
-        recorder.read(y);
-        if (keep) this.#keep(key, { rows, saved }, borrowed);
-      });
-    } finally {
-      borrowed.release();
-    }
+  async forward(key: string, x: Tensor, { keep, dropout, lastOnly = false }: ForwardOptions): Promise<Tensor> {
+    const extent = checkInput('x', x, this.info);
+    const { B, T } = extent;
+    const { head } = this.#parts;
+    if (keep && head !== null && this.info.outputShape.length > 1)
+      throw new MeshError('usage', 'The last stage of a language model keeps nothing.', 'Ask it for the loss instead.');
+    let shape = this.#shapeOf(this.info.outputShape, extent);
+    const reading = this.#record({ extent, dropout, tokens: this.#tokensOf(x) }, (pass, borrowed) => {
+      const { y: h, saved } = this.#forward(pass, x, keep);
+      let y = h;
+      if (head !== null && !keep) {
+        const isPart = lastOnly && T > 1;
+        y = head.logits(pass, isPart ? lastTokens(pass, h, B, T) : h, isPart ? B : B * T);
+        if (isPart) shape = [B, 1, ...this.info.outputShape.slice(1)];
+      }
+      pass.recorder.read(y);
+      if (keep) this.#keep(key, { extent, dropout: dropout ?? null, saved }, borrowed);
+    });
     const kept = this.#kept.get(key);
     try {
-      return f32([rows, ...this.info.outputShape], await reading);
+      return f32(shape, await reading);
     } catch (cause) {
       if (keep && this.#kept.get(key) === kept) this.#forget([key]);
       throw cause;
@@ -112,164 +110,142 @@ export class Stage {
         `Nothing is kept under "${key}".`,
         'Run forward with keep under this key first; each key serves one backward.',
       );
-    const rows = checkInput('dy', dy, this.info.outputShape, kept.rows);
-    const borrowed = new Borrowed(this.#gpu.pool);
+    const { extent, dropout, saved } = kept;
+    checkInput('dy', dy, { inputShape: this.info.outputShape, inputDtype: 'f32', maxTokens: extent.T }, extent);
     this.#kept.delete(key);
-    borrowed.adopt(kept.saved.flat());
-    let reading: Promise<Uint8Array<ArrayBuffer>[]>;
-    try {
-      reading = this.#gpu.submit((recorder) => {
-        const pass = this.#pass(recorder, borrowed, accumulate);
-        const start = pass.take(dy.data.byteLength);
-        recorder.write(start, dy.data);
-        const dx = this.#backward(pass, kept.saved, start, rows);
-        if (dx !== null) recorder.read(dx);
-      });
-    } finally {
-      borrowed.release();
-    }
+    const reading = this.#record({ extent, dropout, accumulate }, (pass, borrowed) => {
+      borrowed.adopt(saved.flat());
+      const start = pass.take(dy.data.byteLength);
+      pass.recorder.write(start, dy.data);
+      const dx = this.#backward(pass, saved, start);
+      if (dx !== null) pass.recorder.read(dx);
+    });
     const bytes = await reading;
-    return this.info.isFirst ? null : f32([rows, ...this.info.inputShape], bytes);
+    return this.info.isFirst ? null : f32(this.#shapeOf(this.info.inputShape, extent), bytes);
   }
 
-  async loss(
-    x: Tensor,
-    y: Tensor,
-    options: { scale: number; train: boolean; accumulate: boolean },
-  ): Promise<LossResult> {
-    const { scale, train, accumulate } = options;
-    if (!this.info.isLast)
+  async loss(x: Tensor, y: Tensor, { scale, train, accumulate, dropout }: LossOptions): Promise<LossResult> {
+    const { head } = this.#parts;
+    if (head === null)
       throw new MeshError('usage', 'This is not the last stage of its model.', 'Ask the last stage for the loss.');
     if (!Number.isFinite(scale))
-      throw new MeshError('usage', `The scale is ${scale}.`, 'Give 1 / (rows of the whole batch).');
-    const rows = checkInput('x', x, this.info.inputShape);
-    const V = this.info.outputShape[0] ?? 0;
-    checkTargets(y, rows, V);
-    const borrowed = new Borrowed(this.#gpu.pool);
-    let reading: Promise<Uint8Array<ArrayBuffer>[]>;
-    try {
-      reading = this.#gpu.submit((recorder) => {
-        const pass = this.#pass(recorder, borrowed, accumulate);
-        const targets = pass.take(rows * 4);
-        recorder.write(targets, y.data);
-        const { y: logits, saved } = this.#forward(pass, x, rows, train);
-        const outputs = { dlogits: pass.take(rows * V * 4), loss: pass.take(rows * 4), correct: pass.take(rows * 4) };
-        crossEntropy(recorder, outputs, logits, targets, { M: rows, V, scale });
-        recorder.read(outputs.loss);
-        recorder.read(outputs.correct);
-        const dx = train ? this.#backward(pass, saved, outputs.dlogits, rows) : null;
-        if (dx !== null) recorder.read(dx);
-      });
-    } finally {
-      borrowed.release();
-    }
+      throw new MeshError('usage', `The scale is ${scale}.`, 'Give 1 / (targets of the whole batch).');
+    const extent = checkInput('x', x, this.info);
+    const rows = extent.B * extent.T;
+    const isLanguage = this.info.outputShape.length > 1;
+    checkTargets(y, isLanguage ? [extent.B, extent.T] : [rows], this.info.outputShape.at(-1) ?? 0);
+    const counted = i32Of(y).reduce((count, target) => count + (target === IGNORED_TARGET ? 0 : 1), 0);
+    const options = { extent, dropout: train ? dropout : null, accumulate, tokens: this.#tokensOf(x) };
+    const reading = this.#record(options, (pass) => {
+      const targets = pass.take(rows * 4);
+      pass.recorder.write(targets, y.data);
+      const { y: h, saved } = this.#forward(pass, x, train);
+      const { loss, correct, dh } = head.loss(pass, h, targets, rows, { scale, train });
+      const dx = dh === null ? null : this.#backward(pass, saved, dh);
+      pass.recorder.read(loss);
+      pass.recorder.read(correct);
+      if (dx !== null) pass.recorder.read(dx);
+    });
     const [losses, hits, ...rest] = await reading;
     const sum = new Float32Array(losses?.buffer ?? new ArrayBuffer(0)).reduce((total, row) => total + row, 0);
     const correct = new Uint32Array(hits?.buffer ?? new ArrayBuffer(0)).reduce((total, row) => total + row, 0);
     if (!Number.isFinite(sum))
       throw new MeshError(
         'not-finite',
-        `The loss of ${rows} rows is ${sum}.`,
+        `The loss of ${counted} targets is ${sum}.`,
         'The weights have diverged: discard the gradients, go back to the last checkpoint and lower the learning rate.',
       );
-    return { loss: sum * scale, correct, dx: rest.length === 0 ? null : f32([rows, ...this.info.inputShape], rest) };
+    const dx = rest.length === 0 ? null : f32(this.#shapeOf(this.info.inputShape, extent), rest);
+    return { loss: sum * scale, correct, counted, dx };
   }
 
   async discard(options: { keys?: string[]; gradients?: boolean }): Promise<void> {
     this.#forget(options.keys ?? [...this.#kept.keys()]);
-    if (options.gradients === true) await this.#gpu.submit((recorder) => this.#gradients.clear(recorder));
+    if (options.gradients === true) await this.#gpu.submit((recorder) => this.state.clearGradients(recorder));
   }
 
-  async read(kind: StateKind): Promise<Tensors> {
-    const step = i32Tensor([1], new Int32Array([this.#steps]));
-    const tensors = await readSets(this.#gpu, this.#sets(kind));
-    if (kind === 'optimizer') tensors.set('step', step);
-    return tensors;
-  }
-
-  async write(kind: StateKind, tensors: Tensors): Promise<void> {
-    const { floats, steps } = kind === 'optimizer' ? takeSteps(tensors) : { floats: tensors, steps: this.#steps };
-    const sets = this.#sets(kind);
-    const expected = sets.flatMap(({ suffix, set }) =>
-      set.layout.entries.map(({ name, shape }) => ({ name: name + suffix, shape })),
-    );
-    checkTensors(expected, floats);
-    if (expected.length > 0) await writeSets(this.#gpu, sets, floats);
-    this.#steps = steps;
-  }
-
-  async combine(
-    kind: 'weights' | 'gradients',
-    parts: Tensors[],
-    coefficients: number[],
-    mode: 'set' | 'add',
-  ): Promise<void> {
-    if (parts.length === 0 || parts.length !== coefficients.length || !coefficients.every(Number.isFinite))
-      throw new MeshError(
-        'malformed',
-        `${parts.length} parts come with the coefficients ${coefficients.join(', ')}.`,
-        'Give at least one part, and one finite coefficient for each.',
-      );
-    for (const part of parts) checkTensors(this.info.parameters, part);
-    await combineInto(
-      this.#gpu,
-      kind === 'weights' ? this.#weights : this.#gradients,
-      parts,
-      coefficients,
-      mode === 'add',
-    );
-  }
-
-  async step(): Promise<{ gradientNorm: number }> {
-    const state = { weights: this.#weights, gradients: this.#gradients, moments: this.#moments.map(({ set }) => set) };
-    const gradientNorm = await optimizerStep(this.#gpu, this.#spec.optimizer, state, this.#steps + 1);
-    this.#steps += 1;
-    return { gradientNorm };
-  }
-
-  #sets(kind: StateKind): readonly { suffix: string; set: TensorSet }[] {
-    switch (kind) {
-      case 'weights':
-        return [{ suffix: '', set: this.#weights }];
-      case 'gradients':
-        return [{ suffix: '', set: this.#gradients }];
-      case 'optimizer':
-        return this.#moments;
-      default:
-        return kind satisfies never;
+  /** One submit; what was borrowed goes back as soon as it is under way, because the queue runs everything in order. */
+  #record(options: PassOptions, record: (pass: Pass, borrowed: Borrowed) => void): Promise<Uint8Array<ArrayBuffer>[]> {
+    const borrowed = new Borrowed(this.#gpu.pool);
+    try {
+      return this.#gpu.submit((recorder) => record(this.#pass(recorder, borrowed, options), borrowed));
+    } finally {
+      borrowed.release();
     }
   }
 
-  /** Where nothing is to be accumulated, the layers' gradients go to scratch memory that nobody reads. */
-  #pass(recorder: Recorder, borrowed: Borrowed, accumulate = true): Pass {
+  #pass(recorder: Recorder, borrowed: Borrowed, options: PassOptions): Pass {
+    const { weights, gradients } = this.state;
+    const halves = this.#halves;
+    const { accumulate = true, extent } = options;
+    const give = (slice: Slice): void => borrowed.give(slice);
     return {
       recorder,
-      take: (bytes) => borrowed.take(bytes),
-      give: (slice) => borrowed.give(slice),
-      weight: (name) => this.#weights.get(name),
+      ...extent,
+      tokens: options.tokens ?? null,
+      dropout: options.dropout ?? null,
+      maxBinding: weights.layout.maxBinding,
+      take: (bytes, isWindowed) => borrowed.take(bytes, isWindowed),
+      give,
+      weight: (name) => weights.get(name),
+      matrix: (name) =>
+        halves === null
+          ? { slice: weights.get(name), format: 'f32' }
+          : { slice: halves.get(recorder, name), format: halves.format },
       gradient: (name) => {
-        const slice = this.#gradients.get(name);
-        return accumulate ? slice : borrowed.take(slice.bytes);
+        const slice = gradients.get(name);
+        // Where nothing is to be accumulated, gradients go to scratch memory that nobody reads.
+        return accumulate ? slice : borrowed.take(slice.bytes, true);
       },
+      shelve: (x, count) => {
+        if (halves === null) return x;
+        const half = borrowed.take(Math.ceil(count / 2) * 4);
+        toHalf(recorder, half, x, { count, format: halves.format });
+        give(x);
+        return half;
+      },
+      unshelve: (kept, count) => {
+        if (halves === null) return kept;
+        const x = borrowed.take(count * 4);
+        fromHalf(recorder, x, kept, { count, format: halves.format });
+        give(kept);
+        return x;
+      },
+      table: (name, count, values) => this.#tables.get(recorder, name, count, values),
     };
   }
 
-  #forward(pass: Pass, x: Tensor, rows: number, keep: boolean): { y: Slice; saved: Slice[][] } {
-    let y = pass.take(x.data.byteLength); // (B, …input)
+  #forward(pass: Pass, x: Tensor, keep: boolean): { y: Slice; saved: Slice[][] } {
+    const rows = pass.B * pass.T;
+    let y = pass.take(x.data.byteLength); // (rows, in), or ids (rows)
     pass.recorder.write(y, x.data);
-    const saved = this.#layers.map((layer) => {
+    const saved = this.#parts.layers.map((layer) => {
       const result = layer.forward(pass, y, rows, keep);
-      y = result.y; // (B, out)
+      y = result.y; // (rows, out)
       return result.saved;
     });
     return { y, saved };
   }
 
-  #backward(pass: Pass, saved: readonly Slice[][], dy: Slice, rows: number): Slice | null {
-    let gradient: Slice | null = dy; // (B, out)
-    for (let i = this.#layers.length - 1; i >= 0 && gradient !== null; i--)
-      gradient = this.#layers[i]?.backward(pass, saved[i] ?? [], gradient, rows, i > 0 || !this.info.isFirst) ?? null; // (B, in)
+  #backward(pass: Pass, saved: readonly Slice[][], dy: Slice): Slice | null {
+    const rows = pass.B * pass.T;
+    let gradient: Slice | null = dy; // (rows, out)
+    for (let i = this.#parts.layers.length - 1; i >= 0 && gradient !== null; i--) {
+      const needsDx = i > 0 || !this.info.isFirst;
+      gradient = this.#parts.layers[i]?.backward(pass, saved[i] ?? [], gradient, rows, needsDx) ?? null; // (rows, in)
+    }
     return gradient;
+  }
+
+  /** (B, …sample), with the tokens that there were. */
+  #shapeOf(sample: readonly number[], { B, T }: Extent): number[] {
+    return [B, ...sample.map((size) => (size === -1 ? T : size))];
+  }
+
+  #tokensOf(x: Tensor): Int32Array<ArrayBuffer> | null {
+    if (this.info.inputDtype !== 'i32') return null;
+    checkTokens(x, this.info.parameters[0]?.shape[0] ?? 0); // the embedding's rows
+    return i32Of(x);
   }
 
   #keep(key: string, kept: Kept, borrowed: Borrowed): void {
@@ -284,6 +260,18 @@ export class Stage {
       this.#kept.delete(key);
     }
   }
+}
+
+/** Of h (B · T, C) the last row of each sequence, (B, C). */
+function lastTokens(pass: Pass, h: Slice, B: number, T: number): Slice {
+  const bytes = h.bytes / (B * T);
+  const last = pass.take(B * bytes);
+  for (let b = 0; b < B; b++) {
+    const from = { ...h, offset: h.offset + (b * T + T - 1) * bytes };
+    pass.recorder.copy(from, { ...last, offset: last.offset + b * bytes }, bytes);
+  }
+  pass.give(h);
+  return last;
 }
 
 const f32 = (shape: number[], bytes: Uint8Array<ArrayBuffer>[]): Tensor => ({

@@ -1,17 +1,15 @@
 // Sets of tensors on the GPU: the parameters of a stage, its gradients, its moments, all laid out alike in a few slabs so that
-// one dispatch serves a whole slab. Writing and merging check first and change nothing when a check fails.
+// one dispatch serves a whole slab. Writing checks first and changes nothing when a check fails; merging is merge.ts.
 //
 //   slab   [ layers.0.weight ···|pad][ layers.0.bias ·|pad][ … ]    each at a multiple of 256 bytes; padding is zero and stays so
 import type { ParameterInfo } from '../compute.ts';
 import { MeshError } from '../errors.ts';
-import { Borrowed, mebibytes, type Slice } from '../gpu/buffers.ts';
+import { STORAGE, mebibytes, type Slice } from '../gpu/buffers.ts';
 import type { Gpu, Recorder } from '../gpu/gpu.ts';
-import { finiteCheck, weightedSum } from '../gpu/ops.ts';
+import { isFinite32 } from './inputs.ts';
 import { byteLength, sameShape, type Tensor, type Tensors } from '../tensor.ts';
 
 const ALIGN = 256;
-/** Parts of a merge that lie on the GPU at once. */
-const MERGE_BYTES = 32 * 2 ** 20;
 
 export interface Entry {
   name: string;
@@ -21,33 +19,69 @@ export interface Entry {
   bytes: number;
 }
 
-export interface Layout {
-  entries: readonly Entry[];
-  /** Bytes of each slab. */
-  slabs: readonly number[];
+interface Slab {
+  bytes: number;
+  group: string;
 }
 
-/** Packs parameters into slabs of at most `maxBytes`. Throws `out-of-memory` where one parameter alone is larger. */
-export function layoutOf(parameters: readonly ParameterInfo[], maxBytes: number): Layout {
+export interface Layout {
+  entries: readonly Entry[];
+  slabs: readonly Slab[];
+  /** Bytes of a slab that a kernel sees at once, a multiple of 256. */
+  maxBinding: number;
+}
+
+export interface Limits {
+  maxStorageBufferBindingSize: number;
+  maxBufferSize: number;
+}
+
+/** Which parameters share a slab: those of equal `group`. Which may be larger than a binding: those that kernels see in windows. */
+export interface Packing {
+  group?: (parameter: ParameterInfo) => string;
+  isWindowed?: (parameter: ParameterInfo) => boolean;
+}
+
+/**
+ * Packs parameters into slabs that one binding can hold; a parameter that is larger has a slab of its own. Throws `out-of-memory`
+ * where the device cannot have or bind one.
+ */
+export function layoutOf(
+  parameters: readonly ParameterInfo[],
+  limits: Limits,
+  { group = () => '', isWindowed = () => false }: Packing = {},
+): Layout {
   const entries: Entry[] = [];
-  const slabs: number[] = [];
-  for (const { name, shape } of parameters) {
+  const slabs: Slab[] = [];
+  const maxBytes = Math.floor(limits.maxStorageBufferBindingSize / ALIGN) * ALIGN;
+  for (const parameter of parameters) {
+    const { name, shape } = parameter;
     const bytes = byteLength({ dtype: 'f32', shape });
     const padded = Math.ceil(bytes / ALIGN) * ALIGN;
-    if (padded > maxBytes)
+    const most = isWindowed(parameter) ? limits.maxBufferSize : maxBytes;
+    if (padded > most)
       throw new MeshError(
         'out-of-memory',
-        `${name} (${shape.join(', ')}) needs ${mebibytes(bytes)} in one piece, and this GPU binds at most ${mebibytes(maxBytes)}.`,
+        `${name} (${shape.join(', ')}) needs ${mebibytes(bytes)} in one piece, and this GPU allows ${mebibytes(most)}.`,
         'Make this layer narrower, or host the stage on a GPU with higher limits.',
       );
-    const used = slabs.at(-1);
-    if (used === undefined || used + padded > maxBytes) slabs.push(0);
-    const slab = slabs.length - 1;
-    const offset = slabs[slab] ?? 0;
-    entries.push({ name, shape, slab, offset, bytes });
-    slabs[slab] = offset + padded;
+    const own = group(parameter);
+    let slab = slabs.findLastIndex((one) => one.group === own);
+    if (slab < 0 || (slabs[slab]?.bytes ?? 0) + padded > maxBytes) slab = slabs.push({ bytes: 0, group: own }) - 1;
+    const at = slabs[slab];
+    if (at === undefined) continue;
+    entries.push({ name, shape, slab, offset: at.bytes, bytes });
+    at.bytes += padded;
   }
-  return { entries, slabs };
+  return { entries, slabs, maxBinding: maxBytes };
+}
+
+/** Pieces of a range that one binding can hold each. */
+export function bindable(whole: Slice, maxBinding: number): Slice[] {
+  return Array.from({ length: Math.ceil(whole.bytes / maxBinding) }, (_, i) => {
+    const start = i * maxBinding;
+    return { buffer: whole.buffer, offset: whole.offset + start, bytes: Math.min(maxBinding, whole.bytes - start) };
+  });
 }
 
 /** One value for each parameter. */
@@ -66,12 +100,20 @@ export class TensorSet {
   static take(gpu: Gpu, layout: Layout): TensorSet {
     const slabs: Slice[] = [];
     try {
-      for (const bytes of layout.slabs) slabs.push(gpu.pool.take(bytes));
+      for (const { bytes } of layout.slabs) slabs.push(gpu.pool.take(bytes, STORAGE, true));
     } catch (cause) {
       for (const slab of slabs) gpu.pool.release(slab);
       throw cause;
     }
     return new TensorSet(layout, slabs);
+  }
+
+  /** All of it in pieces that kernels can bind, cut alike in every set of this layout. */
+  windows(): { slice: Slice; group: string }[] {
+    return this.layout.slabs.flatMap(({ group }, i) => {
+      const slab = this.slabs[i];
+      return slab === undefined ? [] : bindable(slab, this.layout.maxBinding).map((slice) => ({ slice, group }));
+    });
   }
 
   at({ slab, offset, bytes }: Entry): Slice {
@@ -132,7 +174,7 @@ const mismatch = (what: string): MeshError =>
     'Send the tensors of this very stage: same model, same span of layers.',
   );
 
-const notFinite = (what: string): MeshError =>
+export const notFinite = (what: string): MeshError =>
   new MeshError(
     'not-finite',
     `${what} hold NaN or infinity; nothing was changed.`,
@@ -143,7 +185,9 @@ const notFinite = (what: string): MeshError =>
 export async function readSets(
   gpu: Gpu,
   sets: readonly { suffix: string; set: TensorSet }[],
+  names?: readonly string[],
 ): Promise<Map<string, Tensor>> {
+  if (names !== undefined) return readNamed(gpu, sets, new Set(names));
   const bytes = await Promise.all(
     sets.flatMap(({ set }) => set.slabs.map((slab) => gpu.submit((recorder) => recorder.read(slab)))),
   );
@@ -161,91 +205,39 @@ export async function readSets(
   return tensors;
 }
 
-/** Replaces whole sets, or nothing: the new values are checked on the GPU before they are copied into place. */
+async function readNamed(
+  gpu: Gpu,
+  sets: readonly { suffix: string; set: TensorSet }[],
+  names: ReadonlySet<string>,
+): Promise<Map<string, Tensor>> {
+  const found = sets.flatMap(({ suffix, set }) =>
+    set.layout.entries
+      .filter(({ name }) => names.has(name + suffix))
+      .map((entry) => ({ name: entry.name + suffix, shape: entry.shape, slice: set.at(entry) })),
+  );
+  const known = new Set(found.map(({ name }) => name));
+  const unknown = [...names].filter((name) => !known.has(name));
+  if (unknown.length > 0) throw mismatch(`${list(unknown)} unknown to this stage`);
+  const bytes = await gpu.submit((recorder) => found.forEach(({ slice }) => recorder.read(slice)));
+  return new Map(
+    found.map(({ name, shape }, i) => [name, { dtype: 'f32', shape, data: bytes[i] ?? new Uint8Array(0) }]),
+  );
+}
+
+/** Replaces whole sets, or nothing: values are checked here, because on the GPU a whole model would have to lie twice. */
 export async function writeSets(
   gpu: Gpu,
   sets: readonly { suffix: string; set: TensorSet }[],
   tensors: Tensors,
 ): Promise<void> {
-  const borrowed = new Borrowed(gpu.pool);
-  try {
-    const moves: { from: Slice; to: Slice }[] = [];
-    const flag = borrowed.take(4);
-    const [found] = await gpu.submit((recorder) => {
-      recorder.clear(flag);
-      for (const { suffix, set } of sets) {
-        for (const entry of set.layout.entries) {
-          const tensor = tensors.get(entry.name + suffix);
-          if (tensor === undefined) throw mismatch(`${entry.name}${suffix} is missing`);
-          const from = borrowed.take(entry.bytes);
-          recorder.write(from, tensor.data);
-          finiteCheck(recorder, flag, from, entry.bytes / 4);
-          moves.push({ from, to: set.at(entry) });
-        }
-      }
-      recorder.read(flag);
-    });
-    if (found?.[0] !== 0) throw notFinite('The new values');
-    await gpu.submit((recorder) => {
-      for (const { from, to } of moves) recorder.copy(from, to, to.bytes);
-    });
-  } finally {
-    borrowed.release();
-  }
-}
-
-/** set = [set +] Σ c[p] · parts[p], or nothing where a part or the result is not finite. */
-export async function combineInto(
-  gpu: Gpu,
-  set: TensorSet,
-  parts: readonly Tensors[],
-  coefficients: readonly number[],
-  isAdding: boolean,
-): Promise<void> {
-  const borrowed = new Borrowed(gpu.pool);
-  try {
-    const flag = borrowed.take(4);
-    const factors = borrowed.take(parts.length * 4);
-    const results = set.slabs.map((slab) => borrowed.take(slab.bytes));
-    const next = new TensorSet(set.layout, results);
-    await gpu.submit((recorder) => {
-      recorder.clear(flag);
-      recorder.write(factors, new Uint8Array(Float32Array.from(coefficients).buffer));
-      results.forEach((result, i) => {
-        const slab = set.slabs[i];
-        if (slab !== undefined) recorder.copy(slab, result, slab.bytes);
-      });
-    });
-    // Pieces of a parameter, short enough for all parts of a piece to lie on the GPU together.
-    const stride = Math.max(64, Math.floor(MERGE_BYTES / 4 / parts.length / 64) * 64);
-    for (const entry of set.layout.entries) {
-      for (let start = 0; start < entry.bytes / 4; start += stride) {
-        const count = Math.min(stride, entry.bytes / 4 - start);
-        const packed = borrowed.take(count * parts.length * 4);
-        const whole = next.at(entry);
-        const target = { ...whole, offset: whole.offset + start * 4, bytes: count * 4 };
-        const merged = gpu.submit((recorder) => {
-          parts.forEach((part, p) => {
-            const data = part.get(entry.name)?.data.subarray(start * 4, (start + count) * 4);
-            if (data !== undefined) recorder.write({ ...packed, offset: p * count * 4 }, data);
-          });
-          finiteCheck(recorder, flag, packed, count * parts.length);
-          weightedSum(recorder, isAdding, target, packed, factors, { count, parts: parts.length, stride: count });
-          finiteCheck(recorder, flag, target, count);
-        });
-        borrowed.give(packed);
-        await merged;
-      }
-    }
-    const [found] = await gpu.submit((recorder) => recorder.read(flag));
-    if (found?.[0] !== 0) throw notFinite('The parts of this merge, or its result,');
-    await gpu.submit((recorder) => {
-      results.forEach((result, i) => {
-        const slab = set.slabs[i];
-        if (slab !== undefined) recorder.copy(result, slab, slab.bytes);
-      });
-    });
-  } finally {
-    borrowed.release();
-  }
+  const moves = sets.flatMap(({ suffix, set }) =>
+    set.layout.entries.map((entry) => {
+      const tensor = tensors.get(entry.name + suffix);
+      if (tensor === undefined) throw mismatch(`${entry.name}${suffix} is missing`);
+      return { data: tensor.data, to: set.at(entry) };
+    }),
+  );
+  if (!moves.every(({ data }) => isFinite32(data))) throw notFinite('The new values');
+  // One at a time: all of a large model at once would lie twice in this thread's memory.
+  for (const { data, to } of moves) await gpu.submit((recorder) => recorder.write(to, data));
 }

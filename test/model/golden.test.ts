@@ -3,7 +3,8 @@
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
 import test from 'node:test';
-import { modelSpecSchema, optimizerSpecSchema } from '../../runtime/compute.ts';
+import { optimizerSpecSchema } from '../../runtime/compute.ts';
+import { modelSpecSchema } from '../../runtime/model-spec.ts';
 import { layerCount } from '../../runtime/model/spec.ts';
 import { decode } from '../../runtime/safetensors.ts';
 import type { Tensor } from '../../runtime/tensor.ts';

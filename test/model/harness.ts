@@ -1,8 +1,9 @@
 // A Compute in this very process (no worker), and tensors by the handful.
 import { installDawnPacing } from '../../node/dawn-pacing.ts';
 import { platform } from '../../node/platform.ts';
-import { createCompute } from '../../runtime/compute-engine.ts';
-import { modelSpecSchema, optimizerSpecSchema, type Compute, type StageSpec } from '../../runtime/compute.ts';
+import { createCompute, type ComputeEngine } from '../../runtime/compute-engine.ts';
+import { optimizerSpecSchema, type Compute, type StageSpec } from '../../runtime/compute.ts';
+import { modelSpecSchema } from '../../runtime/model-spec.ts';
 import { MeshError, type MeshErrorCode } from '../../runtime/errors.ts';
 import { layerCount, splitLayers } from '../../runtime/model/spec.ts';
 import { f32Of, f32Tensor, i32Tensor, type Tensor, type Tensors } from '../../runtime/tensor.ts';
@@ -141,4 +142,35 @@ export class Pipeline {
   async close(): Promise<void> {
     for (const stage of this.stages) await this.compute.close(stage);
   }
+}
+
+/** A Compute on a device that says that a binding holds no more than `bytes`. */
+export const narrowCompute = (bytes: number): ComputeEngine =>
+  createCompute({
+    kernelSource: (name) => platform.kernelSource(name),
+    gpuMissing: () => platform.gpuMissing(),
+    gpu: async () => {
+      const gpu = await platform.gpu();
+      return gpu === null ? null : narrowed(gpu, bytes);
+    },
+  });
+
+function narrowed(gpu: GPU, bytes: number): GPU {
+  const requestAdapter = async (options?: GPURequestAdapterOptions): Promise<GPUAdapter | null> => {
+    const adapter = await gpu.requestAdapter(options);
+    if (adapter === null) return null;
+    return new Proxy(adapter, {
+      get(target, name) {
+        if (name !== 'requestDevice') return Reflect.get(target, name, target) as unknown;
+        return async (descriptor?: GPUDeviceDescriptor) => {
+          const device = await target.requestDevice(descriptor);
+          const { maxBufferSize, maxComputeWorkgroupsPerDimension, maxComputeWorkgroupStorageSize } = device.limits;
+          const limits = { maxBufferSize, maxComputeWorkgroupsPerDimension, maxComputeWorkgroupStorageSize };
+          Object.defineProperty(device, 'limits', { value: { ...limits, maxStorageBufferBindingSize: bytes } });
+          return device;
+        };
+      },
+    });
+  };
+  return { requestAdapter } as GPU;
 }

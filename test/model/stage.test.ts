@@ -288,12 +288,12 @@ test('no buffer is created in steady state, and closing frees all', async () => 
 
 test('GPU memory of closed stages returns to the system', async () => {
   const rss: number[] = [];
-  for (let i = 0; i < 6; i++) {
+  for (let i = 0; i < 8; i++) {
     const { stage } = await compute.open(specOf([2000, 3000, 10], { optimizer: adamw })); // 96 MB with moments and gradients
     await compute.close(stage);
     rss.push(process.memoryUsage().rss);
   }
-  assert.ok((rss.at(-1) ?? 0) - (rss[1] ?? 0) < 150 * 2 ** 20, `resident bytes: ${rss.join(' ')}`);
+  assert.ok((rss.at(-1) ?? 0) - (rss[1] ?? 0) < 300 * 2 ** 20, `resident bytes: ${rss.join(' ')}`);
 });
 
 test('size classes hold what they must and waste at most a quarter', () => {
@@ -307,9 +307,9 @@ test('size classes hold what they must and waste at most a quarter', () => {
 
 test('a stage larger than one binding lies in several slabs and trains all the same', async () => {
   const parameters = ['a', 'b', 'c'].map((name) => ({ name, shape: [100] }));
-  const { entries, slabs } = layoutOf(parameters, 1024);
+  const { entries, slabs } = layoutOf(parameters, { maxStorageBufferBindingSize: 1024, maxBufferSize: 4096 });
   assert.deepEqual(
-    [entries.map(({ slab, offset }) => [slab, offset]), slabs],
+    [entries.map(({ slab, offset }) => [slab, offset]), slabs.map(({ bytes }) => bytes)],
     [
       [
         [0, 0],
