@@ -51,28 +51,56 @@ export function encode(tensors: Tensors, metadata: Record<string, string> = {}):
 
 /** Tensors are views into `bytes`. Throws `malformed` for anything that is not exactly a safetensors buffer. */
 export function decode(bytes: Uint8Array<ArrayBuffer>, maxHeaderBytes = MAX_HEADER_BYTES): Decoded {
-  if (bytes.byteLength < 8) throw malformed(`${bytes.byteLength} bytes are too few for a header`);
-  const headerLength = new DataView(bytes.buffer, bytes.byteOffset, 8).getBigUint64(0, true);
-  if (headerLength > BigInt(maxHeaderBytes)) throw malformed(`the header claims ${headerLength} bytes`);
-  const dataStart = 8 + Number(headerLength);
-  if (dataStart > bytes.byteLength)
-    throw malformed(`the header claims ${headerLength} bytes of ${bytes.byteLength - 8}`);
-  const header = parseHeader(bytes.subarray(8, dataStart));
-  const dataBytes = bytes.byteLength - dataStart;
+  const headerBytes = headerSize(bytes, bytes.byteLength, maxHeaderBytes);
+  const { places, metadata } = readHeader(bytes.subarray(0, headerBytes), bytes.byteLength);
   const tensors = new Map<string, Tensor>();
+  for (const [name, { dtype, shape, begin, end }] of places)
+    tensors.set(name, { dtype, shape, data: bytes.subarray(begin, end) });
+  return { tensors, metadata };
+}
+
+/** Where a tensor lies in its file: bytes `begin` (inclusive) to `end` (exclusive). */
+export interface Place {
+  dtype: DType;
+  shape: number[];
+  begin: number;
+  end: number;
+}
+
+/** How many bytes the header has, its length field included, as the first 8 bytes of a file of `fileBytes` tell. Throws `malformed`. */
+export function headerSize(
+  start: Uint8Array<ArrayBuffer>,
+  fileBytes: number,
+  maxHeaderBytes = MAX_HEADER_BYTES,
+): number {
+  if (fileBytes < 8 || start.byteLength < 8) throw malformed(`${fileBytes} bytes are too few for a header`);
+  const headerLength = new DataView(start.buffer, start.byteOffset, 8).getBigUint64(0, true);
+  if (headerLength > BigInt(maxHeaderBytes)) throw malformed(`the header claims ${headerLength} bytes`);
+  const size = 8 + Number(headerLength);
+  if (size > fileBytes) throw malformed(`the header claims ${headerLength} bytes of ${fileBytes - 8}`);
+  return size;
+}
+
+/** The header alone, `headerSize` bytes of it: for files of which not everything is wanted. Throws `malformed`. */
+export function readHeader(
+  start: Uint8Array<ArrayBuffer>,
+  fileBytes: number,
+): { places: Map<string, Place>; metadata: Record<string, string> } {
+  const dataBytes = fileBytes - start.byteLength;
+  const places = new Map<string, Place>();
   const spans: [number, number][] = [];
   let metadata: Record<string, string> = {};
-  for (const [name, entry] of Object.entries(header)) {
+  for (const [name, entry] of Object.entries(parseHeader(start.subarray(8)))) {
     if (name === '__metadata__') {
       metadata = parseMetadata(entry);
       continue;
     }
     const { dtype, shape, begin, end } = parseEntry(name, entry, dataBytes);
     spans.push([begin, end]);
-    tensors.set(name, { dtype, shape, data: bytes.subarray(dataStart + begin, dataStart + end) });
+    places.set(name, { dtype, shape, begin: start.byteLength + begin, end: start.byteLength + end });
   }
   checkContiguous(spans, dataBytes);
-  return { tensors, metadata };
+  return { places, metadata };
 }
 
 function parseHeader(bytes: Uint8Array<ArrayBuffer>): Record<string, unknown> {
@@ -96,11 +124,8 @@ function parseMetadata(entry: unknown): Record<string, string> {
   return metadata;
 }
 
-function parseEntry(
-  name: string,
-  entry: unknown,
-  dataBytes: number,
-): { dtype: DType; shape: number[]; begin: number; end: number } {
+/** Offsets count from the end of the header. */
+function parseEntry(name: string, entry: unknown, dataBytes: number): Place {
   if (!isRecord(entry)) throw malformed(`entry "${name}" is not an object`);
   if (typeof entry.dtype !== 'string') throw malformed(`tensor "${name}" has no dtype`);
   const dtype = entry.dtype.toLowerCase();
