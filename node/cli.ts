@@ -2,8 +2,11 @@
 import { Command } from 'commander';
 import { runCommand } from './command.ts';
 import { monitor } from '../signaling/main.ts';
+import { fetchModel } from './fetch.ts';
+import { kernels } from './kernels.ts';
 import { serve } from './serve.ts';
 import { step } from './step.ts';
+import { tokenize } from './tokenize.ts';
 import { train } from './train.ts';
 
 const program = new Command('skein')
@@ -13,6 +16,9 @@ const program = new Command('skein')
   .addCommand(monitor)
   .addCommand(serve)
   .addCommand(train)
-  .addCommand(step);
+  .addCommand(step)
+  .addCommand(tokenize)
+  .addCommand(fetchModel)
+  .addCommand(kernels);
 
 await runCommand(program);

@@ -1,5 +1,5 @@
 // One line of plain text for each event, for a person at a terminal. Text of peers is stripped of control characters first.
-import type { MeshEvent } from '../runtime/events.ts';
+import type { EventOf, MeshEvent } from '../runtime/events.ts';
 
 /** The line, or null for events that are too many for a terminal (their figures are in others). */
 export function lineOf(event: MeshEvent): string | null {
@@ -69,15 +69,23 @@ function describe(event: MeshEvent): string | null {
     case 'run.progress':
       return (
         `epoch ${event.epoch}/${event.epochs}  step ${event.step}/${event.steps}  loss ${event.loss.toFixed(4)}  ` +
-        `${event.samplesPerSecond.toFixed(0)} samples/s  ${counted(event.peers, 'peer')}  ${counted(event.trainers, 'trainer')}  ` +
+        `${speed(event)}  ${counted(event.peers, 'peer')}  ${counted(event.trainers, 'trainer')}  ` +
         `${event.etaSeconds.toFixed(0)} s left`
       );
+    case 'checkpoint.saved':
+      return `Checkpoint after step ${event.step}: ${event.path}`;
+    case 'text.sampled':
+      return `The model writes: ${event.prompt}${event.text}`;
+    case 'model.saved':
+      return `Model saved${event.format === 'huggingface' ? ' as a Hugging Face folder' : ''}: ${event.path}`;
     case 'run.evaluated':
+      if (event.heldOutLoss !== undefined)
+        return `After step ${event.step}: held-out loss ${event.heldOutLoss.toFixed(4)}, perplexity ${event.perplexity?.toFixed(2) ?? ''}, ${event.samples} windows`;
       return `After epoch ${event.epoch}: ${(event.accuracy * 100).toFixed(2)} % of ${event.samples} right`;
     case 'run.done':
       return (
-        `Run ${event.run} done in ${event.seconds.toFixed(1)} s: ${(event.accuracy * 100).toFixed(2)} % right, ` +
-        `${event.samplesPerSecond.toFixed(0)} samples/s, ${counted(event.peers, 'peer')}, ${counted(event.trainers, 'trainer')}; model: ${event.model}`
+        `Run ${event.run} done in ${event.seconds.toFixed(1)} s: ${outcome(event)}, ` +
+        `${speed(event)}, ${counted(event.peers, 'peer')}, ${counted(event.trainers, 'trainer')}; model: ${event.model}`
       );
     case 'run.failed':
       return `Run ${event.run} failed: ${event.message} ${event.fix}`;
@@ -86,6 +94,17 @@ function describe(event: MeshEvent): string | null {
     default:
       return null;
   }
+}
+
+const speed = (event: EventOf<'run.progress' | 'run.done'>): string =>
+  event.tokensPerSecond === undefined
+    ? `${event.samplesPerSecond.toFixed(0)} samples/s`
+    : `${event.tokensPerSecond.toFixed(0)} tokens/s`;
+
+function outcome({ accuracy, heldOutLoss, referenceLoss }: EventOf<'run.done'>): string {
+  if (heldOutLoss === undefined) return `${(accuracy * 100).toFixed(2)} % right`;
+  const reference = referenceLoss === undefined ? '' : ` (PyTorch: ${referenceLoss.toFixed(4)})`;
+  return `held-out loss ${heldOutLoss.toFixed(4)}${reference}`;
 }
 
 const short = (peer: string): string => (peer.length > 12 ? `${peer.slice(0, 8)}…` : peer);

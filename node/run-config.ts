@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { LineCounter, parseDocument, isMap, isSeq, visit, type Document, type Node } from 'yaml';
 import type { z } from 'zod';
 import { MeshError } from '../runtime/errors.ts';
+import { withFolder } from './hf-start.ts';
 import { parseRunConfig, runConfigSchema, type RunConfig } from '../runtime/train/config.ts';
 
 /** Throws `bad-file` when it cannot be read, `usage` with file:line when it is wrong. Values in `over` win over the file's. */
@@ -24,7 +25,7 @@ export function readRunConfig(file: string | undefined, over: Record<string, unk
   const document = parseDocument(text, { lineCounter: lines });
   const [syntax] = document.errors;
   if (syntax) throw wrong(`${file}:${lines.linePos(syntax.pos[0]).line}: ${syntax.message.split('\n')[0] ?? ''}`);
-  const value = valueOf(document, file, lines);
+  const value = withFolder(valueOf(document, file, lines));
   const parsed = runConfigSchema.safeParse(value);
   if (!parsed.success) {
     const [issue] = parsed.error.issues.map(closest);
@@ -56,9 +57,13 @@ function valueOf(document: Document, file: string, lines: LineCounter): unknown 
 function closest(issue: z.core.$ZodIssue): z.core.$ZodIssue {
   if (issue.code !== 'invalid_union') return issue;
   const closeness = (one: z.core.$ZodIssue): number =>
-    one.path.length > 0 || one.code === 'unrecognized_keys' ? 2 : one.code === 'invalid_type' ? 0 : 1;
-  const tried = issue.errors.flatMap(([first]) => (first ? [first] : []));
-  const best = tried.sort((a, b) => closeness(b) - closeness(a))[0];
+    one.path.length > 0 || one.code === 'unrecognized_keys' || one.code === 'invalid_union'
+      ? 2
+      : one.code === 'invalid_type'
+        ? 0
+        : 1;
+  const tried = issue.errors.flatMap((found) => (found[0] ? [{ first: found[0], count: found.length }] : []));
+  const best = tried.sort((a, b) => closeness(b.first) - closeness(a.first) || a.count - b.count)[0]?.first;
   return best ? closest({ ...best, path: [...issue.path, ...best.path] }) : issue;
 }
 

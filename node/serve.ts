@@ -2,13 +2,14 @@
 //   node node/serve.ts --join URL --stage front.0.0.0 --stage back.0.0.0
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
-import { modelSpecSchema, type ModelSpec } from '../runtime/compute.ts';
+import { modelSpecSchema, type ModelSpec } from '../runtime/model-spec.ts';
 import { MeshError, toMeshError } from '../runtime/errors.ts';
 import { EventBus } from '../runtime/events.ts';
 import { StageHost } from '../runtime/server/host.ts';
 import { parseUid } from '../runtime/wire/ids.ts';
-import { layerShapes } from '../runtime/model/spec.ts';
+import { stageInfo } from '../runtime/model/spec.ts';
 import { command, option, runCommand } from './command.ts';
+import { parseBytes } from './bytes.ts';
 import { joinFromNode } from './peer.ts';
 import { platform } from './platform.ts';
 import { allowSchema, list, port, publishTo, whenAborted } from './options.ts';
@@ -31,6 +32,7 @@ const schema = z.strictObject({
     .optional(),
   tls: z.enum(['auto', 'on', 'off']).default('auto'),
   transports: allowSchema,
+  memory: z.string().optional(),
 });
 
 export const serve = command({
@@ -46,6 +48,10 @@ export const serve = command({
     ),
     option('--model <file>', 'serve only this model: its spec.json (with --layers)'),
     option('--layers <from:to>', 'serve only these layers of --model'),
+    option(
+      '--memory <size>',
+      'GPU memory to lend, such as 4GiB (default: half of the memory, where the GPU is software)',
+    ),
     option('--tls <auto|on|off>', 'encrypt direct links to this peer (default: auto, when --host is not this machine)'),
     option('--transports <names...>', 'links may use only these: tcp, webrtc, relay (default: all)'),
   ],
@@ -60,6 +66,8 @@ export const serve = command({
     const bus = new EventBus();
     bus.on(show);
     const { emit } = bus;
+    // The compute worker reads it from the environment that it inherits.
+    if (options.memory !== undefined) process.env.SKEIN_MEMORY = String(parseBytes(options.memory));
     const worker = await platform.startCompute();
     const gpu = await worker.compute.describe();
     emit({
@@ -141,7 +149,7 @@ function pinnedStage(
     );
   }
   const [from = 0, to = 0] = layers.split(':').map(Number);
-  layerShapes(model, from, to);
+  stageInfo(model, from, to);
   return { model, from, to };
 }
 

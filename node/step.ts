@@ -1,24 +1,23 @@
 // One training step from files to a file: the door for comparing with any other framework. The stages are peers of their own that
 // talk over links, as in a mesh.
 import { z } from 'zod';
-import { optimizerSpecSchema, type ModelSpec, type OptimizerSpec } from '../runtime/compute.ts';
+import { optimizerSpecSchema, type OptimizerSpec } from '../runtime/compute.ts';
 import { MeshError } from '../runtime/errors.ts';
 import type { Emit } from '../runtime/events.ts';
 import { LocalHub } from '../runtime/mesh/local.ts';
 import { joinMesh, type Peer } from '../runtime/mesh/peer.ts';
 import { randomText } from '../runtime/mesh/identity.ts';
-import { layerCount, splitLayers, stageInfo } from '../runtime/model/spec.ts';
+import { layerCount, splitLayers } from '../runtime/model/spec.ts';
 import { StageHost } from '../runtime/server/host.ts';
-import { f32Tensor, type Tensor, type Tensors } from '../runtime/tensor.ts';
+import { f32Tensor } from '../runtime/tensor.ts';
 import { stageNames } from '../runtime/train/config.ts';
-import { parseUid, runIdSchema } from '../runtime/wire/ids.ts';
+import { parseUid } from '../runtime/wire/ids.ts';
 import type { Replica } from '../runtime/wire/messages.ts';
-import { command, option } from './command.ts';
+import { command, isOn, option } from './command.ts';
 import { expectWritable, saveModel } from './model-file.ts';
+import { oneStep } from './one-step.ts';
 import { platform } from './platform.ts';
 import { readBatch, readSpec, readWeights } from './step-files.ts';
-
-const DEADLINE_MS = 600_000;
 
 const number = z.coerce.number();
 const needed = (what: string): z.ZodString => z.string({ error: `is needed: ${what}` });
@@ -33,6 +32,8 @@ const schema = z.strictObject({
     .regex(/^\d+(,\d+)*$/, 'is a list of layers per stage, such as 1,2')
     .optional(),
   optimizer: z.enum(['sgd', 'adamw']).default('sgd'),
+  precision: z.enum(['f32', 'bf16', 'f16']).optional(),
+  recompute: z.unknown().optional().transform(isOn),
   lr: number.default(1e-3),
   momentum: number.optional(),
   beta1: number.optional(),
@@ -47,12 +48,23 @@ export const step = command({
   description:
     'Run one training step from files: gradients, updated parameters and loss, to compare with other frameworks.',
   options: [
-    option('--model <file>', 'model spec, such as {"family":"mlp","sizes":[784,64,10],"activation":"relu"}'),
-    option('--weights <file>', 'safetensors: layers.<i>.weight (out, in) and layers.<i>.bias (out)'),
-    option('--batch <file>', 'safetensors: x (B, in) f32 and y (B) i32; the loss is the mean over the batch'),
+    option(
+      '--model <file>',
+      'model spec: {"family":"mlp","sizes":[784,64,10],"activation":"relu"}, or {"family":"gpt2", …} and {"family":"llama", …} with the keys of a Hugging Face config.json',
+    ),
+    option(
+      '--weights <file>',
+      "safetensors: layers.<i>.weight (out, in) and layers.<i>.bias (out), or the parameters of Hugging Face's model by their names",
+    ),
+    option(
+      '--batch <file>',
+      'safetensors: x (B, in) f32 and y (B) i32, or input_ids (B, T) and labels (B, T) i32 (label t is the target of position t); the loss is the mean over the targets that are not -100',
+    ),
     option('--out <file>', 'safetensors: grad.<name>, the updated <name>, and loss'),
     option('--split <counts>', 'layers per stage, such as 1,2; the stages talk over links (default: one stage)'),
     option('--optimizer <sgd|adamw>', 'default: sgd'),
+    option('--precision <f32|bf16|f16>', 'how weights and kept activations are stored (default: f32)'),
+    option('--recompute', 'keep only the input of each layer, and run it again for the backward pass'),
     option('--lr <number>', 'learning rate (default: 0.001)'),
     option('--momentum <number>', 'sgd (default: 0)'),
     option('--beta1 <number>', 'adamw (default: 0.9)'),
@@ -70,23 +82,31 @@ export const step = command({
     const counts = options.split?.split(',').map(Number) ?? [layerCount(model)];
     const spans = splitLayers(model, counts);
     const { x, y, rows, counted } = await readBatch(options.batch, model);
-    const weights = await readWeights(options.weights, model);
+    const { tensors: weights, asGiven } = await readWeights(options.weights, model);
     await expectWritable(options.out);
     const mesh = await localMesh(spans.length, emit);
     try {
       const { result, loss, gradientNorm } = await oneStep({
-        mesh,
+        ask: mesh.driver.ask,
+        replicas: mesh.replicas,
         model,
         spans,
         optimizer: optimizerOf(options),
+        precision: options.precision,
+        recompute: options.recompute,
         weights,
         x,
         y,
         scale: 1 / counted,
         signal,
       });
-      result.set('loss', f32Tensor([], new Float32Array([loss])));
-      const out = await saveModel(options.out, result);
+      const named = new Map([['loss', f32Tensor([], new Float32Array([loss]))]]);
+      for (const [name, { value, gradient }] of result) {
+        const [given, tensor] = asGiven(name, value);
+        named.set(given, tensor);
+        named.set(`grad.${given}`, asGiven(name, gradient)[1]);
+      }
+      const out = await saveModel(options.out, named);
       emit({ kind: 'step.done', loss, gradientNorm, rows, stages: spans.length, out });
     } finally {
       await mesh.close();
@@ -144,69 +164,6 @@ async function localMesh(stages: number, emit: Emit): Promise<LocalMesh> {
       await worker.end();
     },
   };
-}
-
-interface StepInput {
-  mesh: LocalMesh;
-  model: ModelSpec;
-  spans: { from: number; to: number }[];
-  optimizer: OptimizerSpec;
-  weights: Tensors;
-  x: Tensor;
-  y: Tensor;
-  scale: number;
-  signal: AbortSignal;
-}
-
-async function oneStep(input: StepInput): Promise<{ result: Map<string, Tensor>; loss: number; gradientNorm: number }> {
-  const { mesh, model, spans, weights, x, y, scale, signal } = input;
-  const { ask } = mesh.driver;
-  const run = runIdSchema.parse('step');
-  const options = { deadlineMs: DEADLINE_MS, signal };
-  const each = <T>(work: (replica: Replica, span: { from: number; to: number }) => Promise<T>): Promise<T[]> =>
-    Promise.all(mesh.replicas.map((replica, i) => work(replica, spans[i] ?? { from: 0, to: 0 })));
-  await each((replica, span) => {
-    const own = new Map(
-      stageInfo(model, span.from, span.to)
-        .parameters.map(({ name }) => [name, weights.get(name)] as const)
-        .filter((entry): entry is [string, Tensor] => entry[1] !== undefined),
-    );
-    const spec = { model, ...span, seed: 0, optimizer: input.optimizer };
-    return ask(
-      replica,
-      'stage.open',
-      { uid: replica.uid, run, spec, mode: 'sync', accumulate: 1 },
-      { ...options, tensors: own },
-    );
-  });
-  const [first, ...rest] = mesh.replicas;
-  if (!first) throw new MeshError('internal', 'A step without stages.', 'This is a defect: please report it.');
-  const at = { run, step: 0, attempt: 0 };
-  const key = { run, trainer: 'step', step: 0, microbatch: 0 };
-  const forward = await ask(
-    first,
-    'stage.forward',
-    { ...at, uid: first.uid, key, scale, route: rest.map((replica) => [replica]) },
-    {
-      ...options,
-      tensors: new Map([
-        ['x', x],
-        ['y', y],
-      ]),
-    },
-  );
-  const result = new Map<string, Tensor>();
-  const norms = await each(async (replica) => {
-    const { uid } = replica;
-    await ask(replica, 'stage.reduce', { ...at, uid, members: [{ replica, microbatches: [0] }] }, options);
-    const gradients = await ask(replica, 'stage.gradients', { ...at, uid, microbatches: [0] }, options);
-    for (const [name, tensor] of gradients.tensors) result.set(`grad.${name}`, tensor);
-    const applied = await ask(replica, 'stage.apply', { ...at, uid }, options);
-    const updated = await ask(replica, 'stage.pull', { uid, run, state: 'weights' }, options);
-    for (const [name, tensor] of updated.tensors) result.set(name, tensor);
-    return applied.body.gradientNorm;
-  });
-  return { result, loss: forward.body.loss, gradientNorm: Math.hypot(...norms) };
 }
 
 function optimizerOf(options: Options): OptimizerSpec {

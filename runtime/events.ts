@@ -42,6 +42,8 @@ export type MeshEvent =
       samplesPerSecond: number;
       samples: number;
       loss: number | null;
+      /** Share of the last second in which the compute worker had nothing to do for this stage. */
+      idleShare?: number;
       bytesIn: number;
       bytesOut: number;
     }
@@ -56,13 +58,23 @@ export type MeshEvent =
       stages: string[];
       plannedMicrobatches: number;
       plannedSteps: number;
+      /** Steps that were taken before, where the run goes on from a checkpoint. */
+      resumedAt?: number;
     }
   | { kind: 'trainer.started'; run: string; trainer: string; path: string[] }
   | { kind: 'trainer.stopped'; run: string; trainer: string; reason: string }
   | { kind: 'microbatch.done'; key: MicrobatchKey; attempt: number; path: string[]; loss: number; rows: number }
   | { kind: 'step.retried'; run: string; step: number; attempt: number; reason: string }
   /** A step was committed: for each stage, which microbatches its applied gradient holds (each planned one exactly once). */
-  | { kind: 'step.applied'; run: string; step: number; loss: number; stages: Record<string, number[]> }
+  | {
+      kind: 'step.applied';
+      run: string;
+      step: number;
+      loss: number;
+      stages: Record<string, number[]>;
+      lr?: number;
+      gradientNorm?: number;
+    }
   | { kind: 'stages.averaged'; run: string; stage: string; replicas: string[] }
   | {
       kind: 'run.progress';
@@ -73,17 +85,39 @@ export type MeshEvent =
       steps: number;
       loss: number;
       samplesPerSecond: number;
+      /** Of a language model. */
+      tokensPerSecond?: number;
       peers: number;
       trainers: number;
       etaSeconds: number;
     }
-  | { kind: 'run.evaluated'; run: string; epoch: number; accuracy: number; perClassAccuracy: number[]; samples: number }
+  | {
+      kind: 'run.evaluated';
+      run: string;
+      epoch: number;
+      /** Steps taken. */
+      step: number;
+      accuracy: number;
+      perClassAccuracy: number[];
+      samples: number;
+      /** Of a language model: mean loss of a held-out token in nats, and its exponential. */
+      heldOutLoss?: number;
+      perplexity?: number;
+    }
+  | { kind: 'checkpoint.saved'; step: number; path: string }
+  | { kind: 'text.sampled'; prompt: string; text: string; temperature: number; seed: number }
+  | { kind: 'model.saved'; path: string; format: 'safetensors' | 'huggingface' }
   | {
       kind: 'run.done';
       run: string;
       accuracy: number;
       perClassAccuracy: number[];
+      heldOutLoss?: number;
+      perplexity?: number;
+      /** Of an example: what the same training reaches in PyTorch. */
+      referenceLoss?: number;
       samplesPerSecond: number;
+      tokensPerSecond?: number;
       peers: number;
       trainers: number;
       plannedMicrobatches: number;

@@ -3,15 +3,8 @@ export { MeshError, toMeshError, exitCodeOf, type MeshErrorCode } from './errors
 export { EventBus, type Emit, type EventOf, type MeshEvent, type MicrobatchKey, type TransportKind } from './events.ts';
 export { f32Of, f32Tensor, i32Of, i32Tensor, type DType, type Tensor, type Tensors } from './tensor.ts';
 export { decode as decodeSafetensors, encode as encodeSafetensors } from './safetensors.ts';
-export type {
-  Compute,
-  ComputeStats,
-  GpuDescription,
-  ModelSpec,
-  OptimizerSpec,
-  StageInfo,
-  StageSpec,
-} from './compute.ts';
+export type { Compute, ComputeStats, GpuDescription, OptimizerSpec, StageInfo, StageSpec } from './compute.ts';
+export { modelSpecSchema, type ModelSpec } from './model-spec.ts';
 export type { ComputeWorker, Platform } from './platform.ts';
 export { layerCount, splitLayers, stageInfo } from './model/spec.ts';
 export { formatUid, parseUid, type PeerId, type RunId, type Uid } from './wire/ids.ts';

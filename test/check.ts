@@ -56,7 +56,10 @@ async function kernels(): Promise<Outcome> {
 }
 
 async function lengths(): Promise<Outcome> {
-  const files = globSync(['{runtime,signaling,web,node,test}/**/*.{ts,tsx,mjs}', 'kernels/*.wgsl'], { cwd: ROOT });
+  const files = globSync(['{runtime,signaling,web,node,test}/**/*.{ts,tsx,mjs}', 'kernels/*.wgsl'], {
+    cwd: ROOT,
+    exclude: ['**/node_modules/**'], // the peers of `npm run bench -- compare`
+  });
   const counted = files.map((file) => ({ file, lines: readFileSync(join(ROOT, file), 'utf8').split('\n').length - 1 }));
   const long = counted.filter(({ lines }) => lines > WARN_LINES).sort((a, b) => b.lines - a.lines);
   const lines = long.map(

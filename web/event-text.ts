@@ -31,8 +31,15 @@ const LINES: Record<string, (e: Fields) => string> = {
   'trainer.stopped': (e) => `Trainer ${show(e.trainer)} stopped: ${show(e.reason)}`,
   'run.waiting': (e) => `${show(e.run)} waits for ${show(e.missing)}`,
   'run.started': (e) => `${show(e.run)} started over ${show(e.stages)}`,
-  'run.evaluated': (e) => `${show(e.run)}: ${percent(e.accuracy)} right after epoch ${show(e.epoch)}`,
-  'run.done': (e) => `${show(e.run)} is done: ${percent(e.accuracy)} right`,
+  'run.evaluated': (e) =>
+    typeof e.heldOutLoss === 'number'
+      ? `${show(e.run)}: held-out loss ${e.heldOutLoss.toFixed(4)} after step ${show(e.step)}`
+      : `${show(e.run)}: ${percent(e.accuracy)} right after epoch ${show(e.epoch)}`,
+  'run.done': (e) =>
+    typeof e.heldOutLoss === 'number'
+      ? `${show(e.run)} is done: held-out loss ${e.heldOutLoss.toFixed(4)}`
+      : `${show(e.run)} is done: ${percent(e.accuracy)} right`,
+  'text.sampled': (e) => `It writes: ${show(e.prompt)}${show(e.text)}`,
   'run.failed': (e) => `${show(e.run)} failed: ${show(e.message)} ${show(e.fix)}`,
   log: (e) => show(e.message),
 };

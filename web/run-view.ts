@@ -20,6 +20,8 @@ export interface RunView {
   steps: number;
   loss: number | null;
   samplesPerSecond: number;
+  /** Of a language model. */
+  tokensPerSecond: number | null;
   peers: number;
   trainers: number;
   etaSeconds: number;
@@ -27,6 +29,8 @@ export interface RunView {
   curve: { steps: readonly number[]; losses: readonly number[] };
   accuracies: readonly { epoch: number; accuracy: number }[];
   perClassAccuracy: readonly number[];
+  /** Of a language model: mean loss on text that it was not trained on, in nats a token. */
+  heldOutLoss: number | null;
 }
 
 const MAX_POINTS = 1_000;
@@ -44,12 +48,14 @@ const empty = (run: string): RunView => ({
   steps: 0,
   loss: null,
   samplesPerSecond: 0,
+  tokensPerSecond: null,
   peers: 0,
   trainers: 0,
   etaSeconds: 0,
   curve: { steps: [], losses: [] },
   accuracies: [],
   perClassAccuracy: [],
+  heldOutLoss: null,
 });
 
 /** The views after one more event; the oldest run is dropped when there are too many. */
@@ -86,12 +92,20 @@ function updated(view: RunView, event: RunEvent): RunView {
     case 'run.progress': {
       const { epoch, epochs, step, steps, loss, samplesPerSecond, peers, trainers, etaSeconds } = event;
       const figures = { epoch, epochs, step, steps, loss, samplesPerSecond, peers, trainers, etaSeconds };
-      return { ...view, ...figures, at, status: { kind: 'training' }, curve: longer(view.curve, step, loss) };
+      const tokensPerSecond = event.tokensPerSecond ?? null;
+      return {
+        ...view,
+        ...figures,
+        tokensPerSecond,
+        at,
+        status: { kind: 'training' },
+        curve: longer(view.curve, step, loss),
+      };
     }
     case 'run.evaluated': {
       const { epoch, accuracy, perClassAccuracy } = event;
       const accuracies = [...view.accuracies, { epoch, accuracy }].slice(-MAX_POINTS);
-      return { ...view, at, accuracies, perClassAccuracy };
+      return { ...view, at, accuracies, perClassAccuracy, heldOutLoss: event.heldOutLoss ?? null };
     }
     case 'run.done': {
       const { seconds, plannedMicrobatches: planned, appliedMicrobatches: applied } = event;
@@ -101,6 +115,8 @@ function updated(view: RunView, event: RunEvent): RunView {
       return {
         ...view,
         ...{ at, status, samplesPerSecond, peers, trainers, perClassAccuracy, accuracies },
+        heldOutLoss: event.heldOutLoss ?? null,
+        tokensPerSecond: event.tokensPerSecond ?? null,
         etaSeconds: 0,
         step: view.steps,
       };

@@ -1,5 +1,5 @@
-// What replicas of one stage do with each other: the exact all-reduce of a sync step, the periodic average of async training, and
-// taking over the state of another replica.
+// What replicas of one stage do with each other: the exact all-reduce of a sync step, the periodic average of async training; and how a
+// stage comes to its state: from the seed, from a checkpoint, from another replica. How a sync step ends is commit.ts.
 import { MeshError } from '../errors.ts';
 import type { Answer, Context } from '../wire/channel.ts';
 import type { Request } from '../wire/messages.ts';
@@ -69,34 +69,6 @@ export async function gradients(
   return { body: {}, tensors: await freeze(stage, run) };
 }
 
-export async function apply(stage: HostedStage, body: Request<'stage.apply'>): Promise<Answer<'stage.apply'>> {
-  const run = stage.expect(body.run);
-  if (run.step === body.step + 1) return { body: { step: run.step, gradientNorm: run.lastGradientNorm } };
-  if (run.step !== body.step || run.attempt !== body.attempt || !run.isReduced)
-    throw new MeshError(
-      'stale',
-      `${stage.uid} is at step ${run.step} attempt ${run.attempt} and cannot apply step ${body.step}.`,
-      'Let it adopt the state of another replica.',
-    );
-  run.applying ??= takeStep(stage, run).finally(() => (run.applying = null));
-  const gradientNorm = await run.applying;
-  return { body: { step: body.step + 1, gradientNorm } };
-}
-
-async function takeStep(stage: HostedStage, run: StageRun): Promise<number> {
-  const { gradientNorm } = await stage.options.compute.step(run.handle);
-  const contributions = run.advance(gradientNorm);
-  stage.options.emit({
-    kind: 'stage.stepped',
-    uid: stage.uid,
-    run: run.run,
-    step: run.step,
-    contributions,
-    gradientNorm,
-  });
-  return gradientNorm;
-}
-
 export async function flush(stage: HostedStage, body: Request<'stage.flush'>): Promise<Answer<'stage.flush'>> {
   const run = stage.expect(body.run);
   if (run.mode === 'async') await stepNow(stage, run);
@@ -135,6 +107,38 @@ async function mergeOthers(
   const share = 1 / (pulled.length + 1);
   await compute.combine(run.handle, 'weights', [snapshot, ...pulled], [share - 1, ...pulled.map(() => share)], 'add');
   return pulled.length;
+}
+
+/** Builds the stage, or finds it built; what the request brings is the state of one that is new. It takes no work until that is in. */
+export function open(
+  stage: HostedStage,
+  { start, ...body }: Omit<Request<'stage.open'>, 'uid'>,
+  tensors: Tensors,
+  owner: PeerId,
+): Promise<Answer<'stage.open'>> {
+  const { compute } = stage.options;
+  return stage.alone(async () => {
+    const before = stage.run;
+    const run = await stage.openNow(body, owner);
+    const isNew = run !== before;
+    if (isNew && tensors.size > 0) {
+      run.isAdopting = true;
+      try {
+        for (const kind of ['weights', 'optimizer'] as const) {
+          const part = partOf(tensors, `${kind}/`);
+          if (part.size > 0) await compute.write(run.handle, kind, part);
+        }
+        run.jump(start ?? 0);
+      } catch (cause) {
+        // Half a state must not be taken for the run's.
+        await stage.close(run.run);
+        throw cause;
+      } finally {
+        run.isAdopting = false;
+      }
+    }
+    return { body: { info: run.info, step: run.step, isNew } };
+  });
 }
 
 /** Opens the stage with another replica's weights, optimizer state and step. It takes no work until that is done. */

@@ -1,6 +1,7 @@
 // All stages that a peer hosts: their handlers, their records in the directory, their figures once a second.
 import { MeshError } from '../errors.ts';
-import type { Compute, GpuDescription, ModelSpec } from '../compute.ts';
+import type { Compute, GpuDescription } from '../compute.ts';
+import type { ModelSpec } from '../model-spec.ts';
 import type { Emit } from '../events.ts';
 import type { Monitor } from '../mesh/monitor-client.ts';
 import type { Ask } from '../mesh/ask.ts';
@@ -8,6 +9,8 @@ import type { Handlers } from '../wire/channel.ts';
 import type { PeerId, Uid } from '../wire/ids.ts';
 import { RECORD_TTL_MS, type Address, type StageRecord } from '../wire/records.ts';
 import { HostedStage } from './hosted-stage.ts';
+import { Turns } from './turns.ts';
+import * as commit from './commit.ts';
 import * as exchange from './exchange.ts';
 import * as microbatch from './microbatch.ts';
 
@@ -27,6 +30,7 @@ export interface StageHostOptions {
 export class StageHost {
   readonly #options: StageHostOptions;
   readonly #stages = new Map<Uid, HostedStage>();
+  readonly #turns = new Turns();
   readonly #timer: ReturnType<typeof setInterval>;
   readonly handlers: Handlers;
 
@@ -45,7 +49,8 @@ export class StageHost {
       throw new MeshError('usage', `This process already hosts ${uid}.`, 'Name each UID once.');
     const { compute, ask, emit, isConnected } = this.#options;
     const now = this.#options.now ?? (() => performance.now());
-    const stage = new HostedStage({ uid, compute, ask, emit, isConnected, now, ...(pinned ? { pinned } : {}) });
+    const turns = this.#turns;
+    const stage = new HostedStage({ uid, compute, turns, ask, emit, isConnected, now, ...(pinned ? { pinned } : {}) });
     this.#stages.set(uid, stage);
     return stage;
   }
@@ -63,6 +68,7 @@ export class StageHost {
       device: (gpu.description || `${gpu.vendor} ${gpu.architecture}`).slice(0, 200),
       isSoftware: gpu.isSoftware,
       samplesPerSecond: Math.round(stage.meter.rate * 10) / 10,
+      ...(gpu.gflops === undefined ? {} : { gflops: gpu.gflops }),
       load: stage.load,
       isPaused: stage.isPaused,
       run: stage.run?.run ?? null,
@@ -103,19 +109,16 @@ export class StageHost {
       return stage;
     };
     return {
-      'stage.open': async ({ uid, ...body }, weights, context) => {
-        const stage = at(uid);
-        const before = stage.run;
-        const run = await stage.open(body, context.peer);
-        if (weights.size > 0) await this.#options.compute.write(run.handle, 'weights', weights);
-        return { body: { info: run.info, step: run.step, isNew: run !== before } };
-      },
+      'stage.open': ({ uid, ...body }, tensors, context) => exchange.open(at(uid), body, tensors, context.peer),
       'stage.adopt': (body, _tensors, context) => exchange.adopt(at(body.uid), body, context.peer, context),
       'stage.forward': (body, tensors, context) => microbatch.forward(at(body.uid), body, tensors, context),
       'stage.infer': (body, tensors, context) => microbatch.infer(at(body.uid), body, tensors, context),
       'stage.reduce': (body, _tensors, context) => exchange.reduce(at(body.uid), body, context),
       'stage.gradients': (body) => exchange.gradients(at(body.uid), body),
-      'stage.apply': (body) => exchange.apply(at(body.uid), body),
+      'stage.tie': (body, _tensors, context) => commit.tie(at(body.uid), body, context),
+      'stage.tied': (body) => commit.tied(at(body.uid), body),
+      'stage.norm': (body) => commit.norm(at(body.uid), body),
+      'stage.apply': (body) => commit.apply(at(body.uid), body),
       'stage.flush': (body) => exchange.flush(at(body.uid), body),
       'stage.average': (body, _tensors, context) => exchange.average(at(body.uid), body, context),
       'stage.pull': (body) => exchange.pull(at(body.uid), body),
@@ -136,6 +139,7 @@ export class StageHost {
           samplesPerSecond,
           samples: stage.meter.samples,
           loss: stage.meter.loss,
+          idleShare: stage.meter.idleShare,
           ...this.#options.traffic(),
         });
     }

@@ -1,17 +1,21 @@
 // One stage that this peer hosts: whom it serves, and which run. What it does with a microbatch is microbatch.ts, what it does with
 // other replicas exchange.ts.
 import { MeshError, toMeshError } from '../errors.ts';
-import type { Compute, ModelSpec, StageSpec } from '../compute.ts';
+import type { Compute, StageSpec } from '../compute.ts';
+import type { ModelSpec } from '../model-spec.ts';
 import type { Emit } from '../events.ts';
 import type { Ask } from '../mesh/ask.ts';
 import type { PeerId, RunId, Uid } from '../wire/ids.ts';
 import type { Request } from '../wire/messages.ts';
 import { StageRun } from './stage-run.ts';
-import { Meter } from './meter.ts';
+import { Meter, metered } from './meter.ts';
+import type { Turns } from './turns.ts';
 
 export interface HostedStageOptions {
   uid: Uid;
   compute: Compute;
+  /** One for all stages that share a GPU. */
+  turns: Turns;
   ask: Ask;
   emit: Emit;
   /** Whether the client that opened a run still has a link here: only then a second run is turned away. */
@@ -33,9 +37,9 @@ export class HostedStage {
   load = 0;
 
   constructor(options: HostedStageOptions) {
-    this.options = options;
     this.uid = options.uid;
     this.meter = new Meter(options.now);
+    this.options = { ...options, compute: metered(options.compute, this.meter) };
   }
 
   get run(): StageRun | null {
@@ -120,6 +124,8 @@ export class HostedStage {
       spec: body.spec,
       mode: body.mode,
       accumulate: body.accumulate,
+      rate: body.rate,
+      clip: body.clip,
       owner,
       handle,
       info,

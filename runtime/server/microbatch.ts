@@ -1,10 +1,13 @@
 // What a stage does with a microbatch: forward, on to the next stage, and the gradient when it comes back. See ARCHITECTURE.md, the life
 // of a microbatch. Whom a stage serves is hosted-stage.ts; what replicas do with each other is exchange.ts.
+import type { Compute, StepOptions } from '../compute.ts';
 import { MeshError } from '../errors.ts';
 import { passOn, type Answered } from '../mesh/ask.ts';
+import { decodeActivation, encodeActivation } from '../wire/activation-codec.ts';
 import type { Answer, Context } from '../wire/channel.ts';
 import type { Request } from '../wire/messages.ts';
-import { sameShape, type Tensor, type Tensors } from '../tensor.ts';
+import { lrAt } from '../train/learning-rate.ts';
+import { elements, sameShape, type Tensor, type Tensors } from '../tensor.ts';
 import type { HostedStage } from './hosted-stage.ts';
 import type { StageRun } from './stage-run.ts';
 
@@ -23,7 +26,7 @@ export function forward(
     const result = run.info.isLast
       ? await lossOf(stage, run, body, x, y, context)
       : await passThrough(stage, run, body, x, y, context);
-    stage.meter.count(rows, result.body.loss / body.scale / rows);
+    stage.meter.count(rows, result.body.loss / body.scale / Math.max(1, result.body.counted));
     return result;
   });
 }
@@ -44,20 +47,37 @@ async function outputOf(
   tensors: Tensors,
   context: Context,
 ): Promise<Answer<'stage.infer'>> {
-  const { x } = inputsOf(stage, run, tensors);
-  const out = await stage.options.compute.forward(run.handle, 'infer', x, { keep: false });
+  const { x, y } = inputsOf(stage, run, tensors);
+  const { compute } = stage.options;
+  if (run.info.isLast && y) return { body: { score: await scoreOf(stage, run, x, y) } };
+  const lastOnly = run.info.isLast && body.lastOnly === true;
+  const out = await compute.forward(run.handle, 'infer', x, { keep: false, ...(lastOnly ? { lastOnly } : {}) });
   const [hop, ...route] = body.route;
   if (!hop) return { body: {}, tensors: new Map([['y', out]]) };
   const work = (): Promise<Answered<'stage.infer'>> =>
-    passOn(hop, 'stage.infer', (replica) => ({ uid: replica.uid, run: body.run, route }), {
+    passOn(hop, 'stage.infer', (replica) => ({ ...body, uid: replica.uid, route }), {
       ask: stage.options.ask,
       emit: stage.options.emit,
       key: { run: body.run, trainer: 'infer', step: run.step, microbatch: 0 },
       signal: context.signal,
       deadlineMs: context.deadlineMs,
-      tensors: new Map([['x', out]]),
+      tensors: new Map([['x', out], ...(y ? [['y', y] as const] : [])]),
     });
   return context.idle(work);
+}
+
+/** Loss and hits on data that nothing is learned from. */
+async function scoreOf(
+  stage: HostedStage,
+  run: StageRun,
+  x: Tensor,
+  y: Tensor,
+): Promise<{ loss: number; correct: number; counted: number }> {
+  // The sum of all targets' losses would lose digits in f32.
+  const scale = 1 / Math.max(1, elements(y.shape));
+  const result = await stage.options.compute.loss(run.handle, x, y, { scale, train: false, accumulate: false });
+  const { correct, counted } = result;
+  return { loss: result.loss / scale / Math.max(1, counted), correct, counted };
 }
 
 async function lossOf(
@@ -77,17 +97,18 @@ async function lossOf(
   const rows = x.shape[0] ?? 0;
   const before = run.step;
   const result = await contribute(stage, run, body, context, (accumulate) =>
-    stage.options.compute.loss(run.handle, x, y, { scale: body.scale, train: true, accumulate }),
+    stage.options.compute.loss(run.handle, x, y, { scale: body.scale, train: true, accumulate, ...dropoutOf(body) }),
   );
   return {
     body: {
       loss: result.loss,
       correct: result.correct,
       rows,
+      counted: result.counted,
       staleness: Math.max(0, run.step - before - 1),
       path: [stage.uid],
     },
-    ...(result.dx ? { tensors: new Map([['dx', result.dx]]) } : {}),
+    ...(result.dx ? { tensors: encodedGradient(body, result.dx) } : {}),
   };
 }
 
@@ -111,8 +132,11 @@ async function passThrough(
   const kept = crypto.randomUUID();
   const before = run.step;
   // What is sent is kept here, in this frame, until the gradient has come back through it: a hop that fails gets it sent again.
-  const out = await compute.forward(run.handle, kept, x, { keep: true });
+  const out = await stage.options.turns.take('forward', body.prefer, context.signal, () =>
+    compute.forward(run.handle, kept, x, { keep: true, ...dropoutOf(body) }),
+  );
   try {
+    const sent = encodeActivation('x', out, body.wire ?? 'f32');
     const work = (): Promise<Answered<'stage.forward'>> =>
       passOn(hop, 'stage.forward', (replica) => ({ ...body, uid: replica.uid, route }), {
         ask,
@@ -120,10 +144,10 @@ async function passThrough(
         key: body.key,
         signal: context.signal,
         deadlineMs: context.deadlineMs,
-        tensors: new Map([['x', out], ...(y ? [['y', y] as const] : [])]),
+        tensors: new Map([...sent, ...(y ? [['y', y] as const] : [])]),
       });
     const answer = await context.idle(work);
-    const dy = answer.tensors.get('dx');
+    const dy = decodeActivation('dx', answer.tensors);
     if (!dy || !sameShape(dy.shape, out.shape))
       throw new MeshError(
         'stage-shapes',
@@ -139,7 +163,7 @@ async function passThrough(
         staleness: Math.max(answer.body.staleness, run.step - before),
         path: [stage.uid, ...answer.body.path],
       },
-      ...(dx ? { tensors: new Map([['dx', dx]]) } : {}),
+      ...(dx ? { tensors: encodedGradient(body, dx) } : {}),
     };
   } catch (cause) {
     await compute.discard(run.handle, { keys: [kept] });
@@ -147,11 +171,25 @@ async function passThrough(
   }
 }
 
+const encodedGradient = (body: Forward, dx: Tensor): Tensors => new Map(encodeActivation('dx', dx, body.wire ?? 'f32'));
+
+/** When it is its turn. */
+const contribute = <T>(
+  stage: HostedStage,
+  run: StageRun,
+  body: Forward,
+  context: Context,
+  work: (accumulate: boolean) => Promise<T>,
+): Promise<T> =>
+  stage.options.turns.take('backward', body.prefer, context.signal, () =>
+    contributeNow(stage, run, body, context, work),
+  );
+
 /**
  * The one place where a microbatch enters the gradient. Nothing lies between the last look at the signal (deadline, cancellation,
  * link), the claim, and the call that adds: a request that its asker has given up adds nothing.
  */
-async function contribute<T>(
+async function contributeNow<T>(
   stage: HostedStage,
   run: StageRun,
   body: Forward,
@@ -171,12 +209,15 @@ async function contribute<T>(
     if (isNew) run.unclaim(key);
     throw cause;
   }
-  if (isNew && run.mode === 'async') await stepWhenDue(stage, run);
+  if (isNew && run.mode === 'async') await stepWhenDue(stage, run, body.step);
   return result;
 }
 
-async function stepWhenDue(stage: HostedStage, run: StageRun): Promise<void> {
+const dropoutOf = ({ dropout }: Forward): { dropout?: number } => (dropout === undefined ? {} : { dropout });
+
+async function stepWhenDue(stage: HostedStage, run: StageRun, planned: number): Promise<void> {
   run.pending += 1;
+  run.planned = Math.max(run.planned, planned);
   if (run.pending >= run.accumulate) await stepNow(stage, run);
 }
 
@@ -186,7 +227,12 @@ export async function stepNow(stage: HostedStage, run: StageRun): Promise<void> 
   if (contributions === 0) return;
   run.pending = 0;
   run.step += 1;
-  const { gradientNorm } = await stage.options.compute.step(run.handle);
+  const { compute } = stage.options;
+  const lr = run.rate ? { lr: lrAt(run.rate, run.planned) } : {};
+  // Without clipping the step is asked for in this very turn, so that no microbatch of the next one comes between.
+  const { gradientNorm } = await (run.clip === undefined
+    ? compute.step(run.handle, lr)
+    : clippedStep(compute, run.handle, run.clip, lr));
   stage.options.emit({
     kind: 'stage.stepped',
     uid: stage.uid,
@@ -197,16 +243,33 @@ export async function stepNow(stage: HostedStage, run: StageRun): Promise<void> 
   });
 }
 
+/** The norm is this stage's alone, because no other one steps with it. */
+async function clippedStep(
+  compute: Compute,
+  handle: number,
+  clip: number,
+  lr: StepOptions,
+): Promise<{ gradientNorm: number }> {
+  const norm = Math.sqrt(await compute.squaredNorm(handle, {}));
+  return compute.step(handle, norm > clip ? { ...lr, gradientScale: clip / norm } : lr);
+}
+
 function inputsOf(stage: HostedStage, run: StageRun, tensors: Tensors): { x: Tensor; y: Tensor | undefined } {
-  const x = tensors.get('x');
+  const x = decodeActivation('x', tensors);
   if (!x) throw new MeshError('malformed', `${stage.uid} got no tensor x.`, 'Send the activation as tensor x.');
-  if (!sameShape(x.shape.slice(1), run.info.inputShape))
+  const { inputShape, inputDtype, maxTokens } = run.info;
+  if (x.dtype !== inputDtype || !fits(x.shape.slice(1), inputShape, maxTokens))
     throw new MeshError(
       'stage-shapes',
-      `${stage.uid} takes (B, ${run.info.inputShape.join(', ')}) and got (${x.shape.join(', ')}).`,
+      `${stage.uid} takes ${inputDtype} (B, ${inputShape.map((size) => (size < 0 ? `1 to ${maxTokens}` : size)).join(', ')}) and got ${x.dtype} (${x.shape.join(', ')}).`,
       'Check that the stages of this version serve the same model, split at the same layers.',
     );
   // x goes to the worker with the memory that it lies in; targets that travel on need memory of their own.
   const y = tensors.get('y');
   return { x, y: y && !run.info.isLast ? { ...y, data: y.data.slice() } : y };
 }
+
+/** −1 stands for any number of tokens that the stage can take. */
+const fits = (shape: readonly number[], wanted: readonly number[], maxTokens: number): boolean =>
+  shape.length === wanted.length &&
+  shape.every((size, i) => (wanted[i] === -1 ? size >= 1 && size <= maxTokens : size === wanted[i]));

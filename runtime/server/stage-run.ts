@@ -3,6 +3,7 @@
 import { MeshError } from '../errors.ts';
 import type { StageInfo, StageSpec } from '../compute.ts';
 import type { PeerId, RunId } from '../wire/ids.ts';
+import type { Rate } from '../wire/messages.ts';
 import type { Tensors } from '../tensor.ts';
 
 export interface StageRunOptions {
@@ -11,6 +12,9 @@ export interface StageRunOptions {
   mode: 'sync' | 'async';
   /** Async: microbatches to a step. */
   accumulate: number;
+  /** Async: the learning rate by the plan's step, and the largest norm of a gradient. */
+  rate?: Rate | undefined;
+  clip?: number | undefined;
   /** The client that opened it. */
   owner: PeerId;
   handle: number;
@@ -26,6 +30,8 @@ export class StageRun {
   readonly spec: StageSpec;
   readonly mode: 'sync' | 'async';
   readonly accumulate: number;
+  readonly rate: Rate | undefined;
+  readonly clip: number | undefined;
   readonly handle: number;
   readonly info: StageInfo;
   owner: PeerId;
@@ -37,6 +43,9 @@ export class StageRun {
   /** Sync: this replica's own gradient, read once for all who ask. */
   partial: Promise<Tensors> | null = null;
   isReduced = false;
+  /** Sync: the reduced gradient of the parameter that both ends share, read before the other end's is added. */
+  tied: Promise<Tensors> | null = null;
+  isTied = false;
   lastGradientNorm = 0;
   /** Its state is being replaced by that of another replica: it takes no work. */
   isAdopting = false;
@@ -46,6 +55,8 @@ export class StageRun {
   applying: Promise<number> | null = null;
   /** Async: microbatches in the gradient that no step has taken yet. */
   pending = 0;
+  /** Async: the newest step of the plan of which it has a microbatch. */
+  planned = 0;
   readonly #held = new Set<string>();
 
   constructor(options: StageRunOptions) {
@@ -53,6 +64,8 @@ export class StageRun {
     this.spec = options.spec;
     this.mode = options.mode;
     this.accumulate = options.accumulate;
+    this.rate = options.rate;
+    this.clip = options.clip;
     this.handle = options.handle;
     this.info = options.info;
     this.owner = options.owner;
@@ -99,6 +112,12 @@ export class StageRun {
     );
   }
 
+  /** Sync: throws `stale` unless the gradient is the sum over all replicas. */
+  expectReduced(step: number, attempt: number): void {
+    if (step !== this.step || attempt !== this.attempt || this.applying || !this.isReduced)
+      throw this.#stale(step, attempt);
+  }
+
   /** Sync: the step was taken. */
   advance(gradientNorm: number): number {
     const contributions = this.#held.size;
@@ -122,6 +141,8 @@ export class StageRun {
     this.isSealed = false;
     this.partial = null;
     this.isReduced = false;
+    this.tied = null;
+    this.isTied = false;
   }
 
   #stale(step: number, attempt: number): MeshError {

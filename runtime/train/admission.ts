@@ -3,7 +3,12 @@
 import { MeshError, toMeshError } from '../errors.ts';
 import type { StageSpec } from '../compute.ts';
 import type { Request } from '../wire/messages.ts';
+import { stageInfo } from '../model/spec.ts';
 import { sameShape } from '../tensor.ts';
+import { isLanguage } from '../model-spec.ts';
+import type { RunConfig } from './config.ts';
+import { contextOf, isText } from './language.ts';
+import { rateOf } from './learning-rate.ts';
 import type { Member } from './roster.ts';
 import type { SessionOptions } from './session-options.ts';
 
@@ -85,7 +90,13 @@ export class Admission {
     const { config, plans } = this.#options;
     const plan = plans[stage];
     if (!plan) throw new MeshError('internal', `There is no stage ${stage}.`, 'This is a defect: please report it.');
-    return { model: config.model, from: plan.from, to: plan.to, seed: config.seed, optimizer: config.optimizer };
+    const { model, seed, optimizer, precision, recompute } = config;
+    return {
+      ...{ model, from: plan.from, to: plan.to, seed, optimizer },
+      ...(precision === undefined ? {} : { precision }),
+      ...(recompute === undefined ? {} : { recompute }),
+      load: loadOf(config),
+    };
   }
 
   #openCandidates(): void {
@@ -110,12 +121,16 @@ export class Admission {
 
   /** Builds the stage there, or finds it built. */
   async #open(member: Member): Promise<void> {
-    const { ask, signal, config } = this.#options;
-    const { body } = await ask(member.replica, 'stage.open', this.openBody(member), { deadlineMs: OPEN_MS, signal });
+    const { ask, signal, config, resumed } = this.#options;
+    const start = resumed?.step ?? 0;
+    // Whoever comes later takes over the state of those who are there.
+    const state = resumed && !this.#hasBegun ? { tensors: await resumed.stateOf(member.stage) } : {};
+    const request = { ...this.openBody(member), ...(start > 0 ? { start } : {}) };
+    const { body } = await ask(member.replica, 'stage.open', request, { ...state, deadlineMs: OPEN_MS, signal });
     this.#expectFit(member, body.info);
     const key = keyOf(member);
     if (body.isNew) this.#holders.delete(key);
-    if (!this.#hasBegun && !body.isNew && config.mode === 'sync' && body.step > 0)
+    if (!this.#hasBegun && !body.isNew && config.mode === 'sync' && body.step !== start)
       throw new MeshError(
         'stale',
         `${member.replica.uid} is at step ${body.step} of this run already.`,
@@ -169,7 +184,7 @@ export class Admission {
   }
 
   async #probe(step: number): Promise<void> {
-    const { roster, config, emit, run, ask, signal } = this.#options;
+    const { roster, config, emit, run, ask, signal, resumed } = this.#options;
     await Promise.all(
       roster.members('active').map(async (member) => {
         try {
@@ -184,7 +199,7 @@ export class Admission {
               `it is at step ${body.step}, the run at ${step}`,
               'It takes over the state of another.',
             );
-          if (body.isNew && (config.mode === 'async' || step > 0))
+          if (body.isNew && (config.mode === 'async' || step > 0 || resumed))
             throw new MeshError('stale', 'it has lost the state of the run', 'It takes over the state of another.');
         } catch (cause) {
           if (signal.aborted) return;
@@ -215,20 +230,27 @@ export class Admission {
 
   /** What a replica is asked to be in this run. */
   openBody(member: Member): Request<'stage.open'> {
-    const { run, config } = this.#options;
+    const { run, config, schedule } = this.#options;
+    const { mode, clip, optimizer } = config;
     const accumulate = Math.ceil(config.batch / config.microbatch);
-    return { uid: member.replica.uid, run, spec: this.specOf(member.stage), mode: config.mode, accumulate };
+    // Of a sync step the client says these with every step.
+    const pace = {
+      ...(config.schedule ? { rate: rateOf(config.schedule, optimizer.lr, schedule.steps) } : {}),
+      ...(clip === undefined ? {} : { clip }),
+    };
+    const spec = this.specOf(member.stage);
+    return { uid: member.replica.uid, run, spec, mode, accumulate, ...(mode === 'async' ? pace : {}) };
   }
 
   /** What the replica built must begin where the stage before it ends. */
   #expectFit(member: Member, info: { inputShape: number[]; outputShape: number[] }): void {
     const { model } = this.#options.config;
     const { from, to } = this.specOf(member.stage);
-    const want = { input: [model.sizes[from] ?? 0], output: [model.sizes[to] ?? 0] };
-    if (sameShape(info.inputShape, want.input) && sameShape(info.outputShape, want.output)) return;
+    const want = stageInfo(model, from, to);
+    if (sameShape(info.inputShape, want.inputShape) && sameShape(info.outputShape, want.outputShape)) return;
     throw new MeshError(
       'stage-shapes',
-      `${member.replica.uid} maps (${info.inputShape.join(', ')}) to (${info.outputShape.join(', ')}); its neighbours need (${want.input.join(', ')}) to (${want.output.join(', ')}).`,
+      `${member.replica.uid} maps (${info.inputShape.join(', ')}) to (${info.outputShape.join(', ')}); its neighbours need (${want.inputShape.join(', ')}) to (${want.outputShape.join(', ')}).`,
       'Give every stage of this version the same model, split at the same layers.',
     );
   }
@@ -238,9 +260,15 @@ export class Admission {
    * not mend it; a run that goes on is not ended by somebody's newcomer.
    */
   #refuse(member: Member, error: MeshError): void {
-    const { signal, roster, emit } = this.#options;
+    const { signal, roster, emit, resumed } = this.#options;
     if (signal.aborted) return;
-    if (!this.#hasBegun && (error.code === 'stage-shapes' || error.code === 'usage')) this.#fatal = error;
+    const isOfCheckpoint = resumed !== undefined && (error.code === 'bad-file' || error.code === 'malformed');
+    // Where nobody else could take the stage, to wait for memory is to wait for nothing.
+    const isTooLarge =
+      error.code === 'out-of-memory' &&
+      [...roster.members('new', member.stage), ...roster.members('active', member.stage)].length <= 1;
+    if (!this.#hasBegun && (error.code === 'stage-shapes' || error.code === 'usage' || isOfCheckpoint || isTooLarge))
+      this.#fatal = error;
     this.#lastRefusal = error;
     roster.setOut(member);
     emit({
@@ -267,6 +295,23 @@ export class Admission {
             `Start one: node node/serve.ts --join URL --stage ${missing[0] ?? 'front'}.${config.version}.0.${config.subversion}`,
         );
   }
+}
+
+/** What a replica is given at most: under `all` it has the microbatches of more than one trainer. */
+function loadOf({
+  model,
+  data,
+  batch,
+  microbatch,
+  policy,
+  inflight,
+  pipeline,
+  stages,
+}: RunConfig): NonNullable<StageSpec['load']> {
+  const ofStep = Math.ceil(batch / microbatch);
+  const ofTrainer = pipeline === 'gpipe' ? ofStep : pipeline === '1f1b' ? stages.length : inflight;
+  const T = isLanguage(model) && isText(data) ? contextOf(model, data) : 1;
+  return { B: microbatch, T, kept: Math.min(ofStep, ofTrainer * (policy === 'all' ? 2 : 1)) };
 }
 
 /** The process behind a member: a record that goes and comes back is the same one, another process under the same UID is not. */

@@ -2,11 +2,10 @@
 // and then. Staleness is bounded by what may be in flight, and reported. A microbatch that fails is driven again under its old key and
 // over the replicas that it went to first, because those that did it already answer without doing it twice.
 import { MeshError, toMeshError } from '../errors.ts';
-import type { Reply } from '../wire/messages.ts';
 import type { Member } from './roster.ts';
 import type { Microbatch } from './schedule.ts';
 import type { Session } from './session.ts';
-import type { Trainer } from './trainer.ts';
+import type { Driven, Trainer } from './trainer.ts';
 
 const MAX_TRIES = 50;
 const AVERAGE_MS = 60_000;
@@ -94,7 +93,7 @@ class Lanes {
   #start(): void {
     if (this.#isExhausted) return;
     for (const trainer of this.#session.trainers)
-      for (let i = 0; i < this.#session.options.config.inflight; i += 1) {
+      for (let i = 0; i < this.#session.drive(Infinity).inflight; i += 1) {
         const name = `${trainer.id}.${i}`;
         if (this.#running.has(name)) continue;
         this.#running.set(
@@ -122,7 +121,7 @@ class Lanes {
       }
       this.worstStaleness = Math.max(this.worstStaleness, result.staleness);
       this.#session.applied += 1;
-      this.#onProgress({ step: task.step, loss: result.loss * (task.batchRows / result.rows), samples: result.rows });
+      this.#onProgress({ step: task.step, loss: result.meanLoss, samples: result.rows });
       this.#averageWhenDue(task.step);
     }
   }
@@ -139,12 +138,7 @@ class Lanes {
 }
 
 /** Until it is done, by whichever trainer can. */
-async function drive(
-  session: Session,
-  trainer: Trainer,
-  task: Microbatch,
-  signal: AbortSignal,
-): Promise<Reply<'stage.forward'>> {
+async function drive(session: Session, trainer: Trainer, task: Microbatch, signal: AbortSignal): Promise<Driven> {
   const key = { run: session.options.run, trainer: trainer.id, step: task.step, microbatch: task.microbatch };
   const path = trainer.choose();
   for (let tries = 1; ; tries += 1) {

@@ -7,17 +7,32 @@ import { RECORD_TTL_MS, type RunRecord } from '../wire/records.ts';
 import type { Tensor } from '../tensor.ts';
 import { asyncSteps } from './async.ts';
 import { planStages, type RunConfig } from './config.ts';
-import { evaluate, pullModel, type Evaluation } from './evaluate.ts';
+import { mergeStates, type Snapshot } from './checkpoint.ts';
+import { evaluate, nextLogits, pullModel, pullStates, type Evaluation } from './evaluate.ts';
+import { milestones } from './milestones.ts';
+import { progressReporter } from './progress.ts';
 import { Roster } from './roster.ts';
 import { makeSchedule, type Schedule } from './schedule.ts';
 import { Session } from './session.ts';
+import type { Resumed } from './session-options.ts';
 import { syncStep } from './sync.ts';
 
 /** What a run needs of its data, whatever it is. */
 export interface RunData {
+  /** Rows with one label each, or windows of text, whose labels are the tokens that follow. */
+  kind: 'classes' | 'tokens';
   train: { rows: number; batch(rows: Uint32Array): { x: Tensor; y: Tensor }; order(epoch: number): Uint32Array };
   test: { rows: number; batch(rows: Uint32Array): { x: Tensor; y: Tensor } };
+  /** Labels that there are, or tokens. */
   classes: number;
+  /** Tokens to a window; 1 where a row has one label. */
+  targetsPerRow: number;
+}
+
+/** The trained model, while its stages are still there. */
+export interface TrainedModel {
+  /** Logits of the token that follows the given ones, (V). */
+  nextLogits(ids: Int32Array<ArrayBuffer>): Promise<Float32Array>;
 }
 
 export interface ClientOptions {
@@ -28,9 +43,13 @@ export interface ClientOptions {
   signal: AbortSignal;
   /** Keeps the model's bytes; returns where. */
   save: (tensors: ReadonlyMap<string, Tensor>) => Promise<string>;
+  /** Keeps a checkpoint, where the configuration asks for them. */
+  keep?: ((snapshot: Snapshot) => Promise<void>) | undefined;
+  /** Where the run goes on from. */
+  resumed?: Resumed | undefined;
+  /** After the last evaluation. */
+  finish?: ((model: TrainedModel) => Promise<void>) | undefined;
 }
-
-const PROGRESS_MS = 500;
 
 /** Runs to the end. Rejects with the reason when it cannot go on; stages are closed either way. */
 export async function runClient(options: ClientOptions): Promise<EventOf<'run.done'>> {
@@ -56,12 +75,21 @@ export async function runClient(options: ClientOptions): Promise<EventOf<'run.do
     emit,
     schedule,
     batchOf: (rows) => train.batch(rows),
+    targetsPerRow: options.data.targetsPerRow,
+    resumed: options.resumed,
     signal,
   });
+  const start = options.resumed?.step ?? 0;
+  if (start > schedule.steps)
+    throw new MeshError(
+      'usage',
+      `The checkpoint is at step ${start}, and the run has ${schedule.steps} steps.`,
+      'Raise epochs or maxSteps.',
+    );
   const unwatch = await followDirectory(peer, roster);
   await peer.monitor?.announce(`run/${run}`, () => runRecord(peer, run, config));
   try {
-    await session.ready(0);
+    await session.ready(start);
     emit({
       kind: 'run.started',
       run,
@@ -70,6 +98,7 @@ export async function runClient(options: ClientOptions): Promise<EventOf<'run.do
       stages: plans.map((plan) => formatUid({ stage: plan.name, version, expertIndex: 0, subversion })),
       plannedMicrobatches: schedule.microbatches,
       plannedSteps: schedule.steps,
+      ...(options.resumed ? { resumedAt: start } : {}),
     });
     return await trainAll(options, session, schedule);
   } catch (cause) {
@@ -99,42 +128,84 @@ function explained(error: MeshError, { optimizer }: RunConfig): MeshError {
 }
 
 async function trainAll(options: ClientOptions, session: Session, schedule: Schedule): Promise<EventOf<'run.done'>> {
-  const { config, emit } = options;
+  const { config, emit, data, resumed } = options;
   const { run } = session.options;
-  const progress = progressReporter(session, schedule, config.epochs);
+  const start = resumed?.step ?? 0;
+  const { evalEvery = null, checkpoints, epochs } = config;
+  const remaining = remainingOf(schedule, start);
+  const tokensPerRow = data.kind === 'tokens' ? data.targetsPerRow : null;
+  const progress = progressReporter(session, schedule, { epochs, remaining: remaining.samples, tokensPerRow });
+  const stops = milestones({
+    ...{ start, steps: schedule.steps, stepsPerEpoch: schedule.stepsPerEpoch, mode: config.mode, evalEvery },
+    checkpointEvery: checkpoints?.every ?? null,
+  });
   let evaluation: Evaluation | null = null;
   let model = '';
-  for (let from = 0; from < schedule.steps; from += schedule.stepsPerEpoch) {
-    const to = Math.min(from + schedule.stepsPerEpoch, schedule.steps);
+  let from = start;
+  for (const { step: to, evaluates, keepsCheckpoint } of stops) {
     progress.resume();
     if (config.mode === 'sync')
       for (let step = from; step < to; step += 1)
         progress.count({ step, loss: await syncStep(session, step), samples: schedule.rowsAt(step) });
-    else {
+    else if (from < to) {
       const staleness = await asyncSteps(session, from, to, progress.count);
       emit({ kind: 'log', level: 'info', message: `${run}: worst staleness ${staleness} steps` });
     }
     progress.pause();
+    from = to;
     // What was learned is safe before anything else is asked of the stages.
+    if (keepsCheckpoint && to > start) await keepCheckpoint(options, session, schedule, to);
     if (to === schedule.steps) model = await options.save(await session.again(to, () => pullModel(session)));
-    evaluation = await session.again(to, () => evaluate(session, options.data));
-    emit({ kind: 'run.evaluated', run, epoch: Math.ceil(to / schedule.stepsPerEpoch), ...evaluation });
+    if (!evaluates) continue;
+    evaluation = await session.again(to, () => evaluate(session, data));
+    const epoch = Math.ceil(to / schedule.stepsPerEpoch);
+    emit({ kind: 'run.evaluated', run, epoch, step: to, ...evaluation });
   }
+  let turn = 0;
+  await options.finish?.({
+    nextLogits: (ids) => session.again(schedule.steps, () => nextLogits(session, ids, turn++)),
+  });
+  const seconds = progress.seconds();
+  const { accuracy = 0, perClassAccuracy = [], heldOutLoss, perplexity } = evaluation ?? {};
+  const samplesPerSecond = seconds > 0 ? Math.round(progress.samples() / seconds) : 0;
   const done: EventOf<'run.done'> = {
     kind: 'run.done',
     run,
-    accuracy: evaluation?.accuracy ?? 0,
-    perClassAccuracy: evaluation?.perClassAccuracy ?? [],
-    samplesPerSecond: Math.round(schedule.samples / progress.seconds()),
+    accuracy,
+    perClassAccuracy,
+    ...(heldOutLoss === undefined || perplexity === undefined ? {} : { heldOutLoss, perplexity }),
+    samplesPerSecond,
+    ...(tokensPerRow === null ? {} : { tokensPerSecond: samplesPerSecond * tokensPerRow }),
     peers: session.mostPeers,
     trainers: session.mostTrainers,
-    plannedMicrobatches: schedule.microbatches,
+    plannedMicrobatches: remaining.microbatches,
     appliedMicrobatches: session.applied,
-    seconds: Math.round(progress.seconds() * 10) / 10,
+    seconds: Math.round(seconds * 10) / 10,
     model,
   };
   emit(done);
   return done;
+}
+
+async function keepCheckpoint(
+  { keep, config }: ClientOptions,
+  session: Session,
+  { steps }: Schedule,
+  step: number,
+): Promise<void> {
+  if (!keep) return;
+  const states = await session.again(step, () => pullStates(session, config.mode === 'sync' ? step : null));
+  await keep({ step, steps, ...mergeStates(states), lossScale: session.lossScale?.state ?? null });
+}
+
+/** What is planned from a step on. */
+function remainingOf(schedule: Schedule, start: number): { samples: number; microbatches: number } {
+  let { samples, microbatches } = schedule;
+  for (let step = 0; step < Math.min(start, schedule.steps); step += 1) {
+    samples -= schedule.rowsAt(step);
+    microbatches -= schedule.microbatchesAt(step);
+  }
+  return { samples, microbatches };
 }
 
 /** The directory's view into the roster, and the links of those who vanished from it under suspicion. */
@@ -161,57 +232,6 @@ function runRecord(peer: Peer, run: RunId, config: RunConfig): RunRecord {
     model: JSON.stringify(config.model).slice(0, 500),
     issuedAt,
     expiresAt: issuedAt + RECORD_TTL_MS,
-  };
-}
-
-/** Figures of the run as it goes, at most every half second; the clock stands still while nothing is trained. */
-function progressReporter(
-  session: Session,
-  schedule: Schedule,
-  epochs: number,
-): {
-  count: (done: { step: number; loss: number; samples: number }) => void;
-  pause: () => void;
-  resume: () => void;
-  seconds: () => number;
-} {
-  const { run, emit, roster } = session.options;
-  let samples = 0;
-  let loss = 0;
-  let spentMs = 0;
-  let since: number | null = null;
-  let lastShown = 0;
-  const elapsed = (): number => (spentMs + (since === null ? 0 : performance.now() - since)) / 1_000;
-  return {
-    resume: () => {
-      since ??= performance.now();
-    },
-    pause: () => {
-      if (since !== null) spentMs += performance.now() - since;
-      since = null;
-    },
-    seconds: elapsed,
-    count: (done) => {
-      samples += done.samples;
-      loss = loss === 0 ? done.loss : loss * 0.95 + done.loss * 0.05;
-      const now = performance.now();
-      if (now - lastShown < PROGRESS_MS) return;
-      lastShown = now;
-      const samplesPerSecond = samples / Math.max(elapsed(), 1e-3);
-      emit({
-        kind: 'run.progress',
-        run,
-        epoch: Math.floor(done.step / schedule.stepsPerEpoch) + 1,
-        epochs,
-        step: done.step + 1,
-        steps: schedule.steps,
-        loss,
-        samplesPerSecond,
-        peers: roster.peers(),
-        trainers: session.trainers.length,
-        etaSeconds: (schedule.samples - samples) / samplesPerSecond,
-      });
-    },
   };
 }
 

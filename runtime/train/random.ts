@@ -29,3 +29,13 @@ export function randomBelow(bound: number, words: () => number): number {
     if (word < limit) return word % bound;
   }
 }
+
+/** Streams from here on are those of steps; below are those of epochs. */
+const STEP_STREAMS = 2 ** 40;
+
+/** A seed for what is random in one microbatch of one step, whoever drives it and however often. */
+export function microbatchSeed(seed: number, step: number, microbatch: number): number {
+  const words = randomWords(seed, STEP_STREAMS + step);
+  for (let i = 0; i < microbatch; i += 1) words();
+  return words();
+}

@@ -28,6 +28,7 @@ export interface Schedule {
   samples: number;
   /** Rows of step `step`. */
   rowsAt(step: number): number;
+  microbatchesAt(step: number): number;
   /** The microbatches of step `step`, in order; together exactly its rows. */
   at(step: number): Microbatch[];
 }
@@ -50,6 +51,7 @@ export function makeSchedule(options: ScheduleOptions): Schedule {
     microbatches,
     samples,
     rowsAt: rowsOf,
+    microbatchesAt: (step) => Math.ceil(rowsOf(step) / microbatch),
     at(step) {
       const epoch = Math.floor(step / stepsPerEpoch);
       if (cached?.epoch !== epoch) cached = { epoch, order: options.order(epoch) };

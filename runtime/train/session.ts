@@ -1,8 +1,15 @@
 // What both loops (sync.ts, async.ts) share: the run's options, its trainers, the way in for members.
 import { toMeshError } from '../errors.ts';
 import { isReplaceable } from '../mesh/ask.ts';
+import type { Rate } from '../wire/messages.ts';
 import { Admission } from './admission.ts';
+import { hasDropout } from './language.ts';
+import { rateOf } from './learning-rate.ts';
+import { LossScale } from './loss-scale.ts';
 import { pipelines } from './paths.ts';
+import { drivenBy, type Drive } from './pipeline-schedule.ts';
+import { microbatchSeed } from './random.ts';
+import type { Microbatch } from './schedule.ts';
 import type { SessionOptions } from './session-options.ts';
 import { Trainer } from './trainer.ts';
 
@@ -18,9 +25,17 @@ export class Session {
   #mostPeers = 0;
   /** Microbatches that count. */
   applied = 0;
+  /** Null: the optimizer's own, at every step. */
+  readonly rate: Rate | null;
+  readonly lossScale: LossScale | null;
 
   constructor(options: SessionOptions) {
     this.options = options;
+    const { mode, optimizer, precision, schedule } = options.config;
+    this.rate = schedule ? rateOf(schedule, optimizer.lr, options.schedule.steps) : null;
+    const lossScale = options.config.lossScale ?? (precision === 'f16' ? 'dynamic' : undefined);
+    this.lossScale =
+      mode === 'sync' && lossScale !== undefined ? new LossScale(lossScale, options.resumed?.lossScale) : null;
     this.admission = new Admission(options);
   }
 
@@ -61,14 +76,31 @@ export class Session {
     for (const [name, path] of wanted) {
       if (this.#trainers.has(name)) continue;
       const id = `t${this.#trainerCount++}`;
-      const { deadlineMs } = config;
-      this.#trainers.set(name, new Trainer({ id, run, path, roster, ask, emit, batchOf, deadlineMs }));
+      const { deadlineMs, wire } = config;
+      const { prefer } = this.drive(0);
+      const { scaleOf, dropoutOf } = this;
+      const options = { id, run, path, roster, ask, emit, batchOf, scaleOf, dropoutOf, deadlineMs, wire, prefer };
+      this.#trainers.set(name, new Trainer(options));
       emit({ kind: 'trainer.started', run, trainer: id, path: path ?? ['routed'] });
     }
     this.#mostTrainers = Math.max(this.#mostTrainers, this.#trainers.size);
     this.#mostPeers = Math.max(this.#mostPeers, roster.peers());
     return this.trainers;
   }
+
+  /** How a step of so many microbatches is driven. */
+  drive(microbatches: number): Drive {
+    const { pipeline, stages, inflight } = this.options.config;
+    return drivenBy(pipeline, stages.length, microbatches, inflight);
+  }
+
+  readonly scaleOf = (task: Microbatch): number =>
+    (this.lossScale?.value ?? 1) / (task.batchRows * this.options.targetsPerRow);
+
+  readonly dropoutOf = (task: Microbatch): number | undefined => {
+    const { config } = this.options;
+    return hasDropout(config.model) ? microbatchSeed(config.seed, task.step, task.microbatch) : undefined;
+  };
 
   /** Work that needs every stage but trains nothing: tried again over the replicas that are left, so that a blink costs no run. */
   async again<T>(step: number, work: () => Promise<T>): Promise<T> {

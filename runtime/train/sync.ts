@@ -2,41 +2,44 @@
 // Whatever fails before the last part makes the step begin again as another attempt, with nothing of the old one left; so every
 // planned microbatch counts exactly once, and the result equals one machine training alone, to rounding.
 import { MeshError, toMeshError } from '../errors.ts';
-import { isReplaceable } from '../mesh/ask.ts';
+import { applyAll, attemptFailed, paceOf, tieAll, type Held } from './commit.ts';
 import type { Trainer } from './trainer.ts';
-import type { Member } from './roster.ts';
 import type { Microbatch } from './schedule.ts';
 import type { Session } from './session.ts';
 
 const MAX_ATTEMPTS = 50;
 const MAX_PAUSE_MS = 2_000;
-/** For asking again over a new link: a member that needs longer drops out. */
-const APPLY_AGAIN_MS = 3_000;
-const APPLY_PAUSE_MS = 500;
 
-interface Held {
-  member: Member;
-  microbatches: number[];
-}
-
-/** Runs step `step` to its commit; returns the mean loss over its rows. */
+/** Runs step `step` to its commit; returns the mean loss over its targets. */
 export async function syncStep(session: Session, step: number): Promise<number> {
   const { schedule, emit, run, signal } = session.options;
   const tasks = schedule.at(step);
   for (let attempt = 0; ; attempt += 1) {
     signal.throwIfAborted();
     await session.ready(step);
+    let isCommitting = false;
     try {
       const trainers = session.formPipelines();
       const { loss, held } = await runAll(session, trainers, tasks, attempt);
       await reduceAll(session, held, step, attempt);
-      await applyAll(session, held, step, attempt);
+      await tieAll(session, held, step, attempt);
+      const pace = await paceOf(session, held, step, attempt);
+      isCommitting = true;
+      await applyAll(session, held, step, attempt, pace);
+      session.lossScale?.good();
       session.applied += tasks.length;
-      emit({ kind: 'step.applied', run, step, loss, stages: contributions(session, held) });
+      const { gradientScale: _, lr = session.options.config.optimizer.lr, ...figures } = pace;
+      emit({ kind: 'step.applied', run, step, loss, stages: contributions(session, held), lr, ...figures });
       return loss;
     } catch (cause) {
       signal.throwIfAborted();
       const error = toMeshError(cause);
+      // Too large for f16 at this scale: the same step again at a smaller one, so that every planned microbatch still counts.
+      if (error.code === 'not-finite' && !isCommitting && session.lossScale?.lower()) {
+        const reason = `${error.message} The loss scale is lowered to ${session.lossScale.value}.`;
+        emit({ kind: 'step.retried', run, step, attempt: attempt + 1, reason });
+        continue;
+      }
       if (isHopeless(error) || attempt >= MAX_ATTEMPTS) throw error;
       emit({ kind: 'step.retried', run, step, attempt: attempt + 1, reason: error.message });
       await session.probe(step);
@@ -53,11 +56,13 @@ async function runAll(
   tasks: readonly Microbatch[],
   attempt: number,
 ): Promise<{ loss: number; held: Held[] }> {
-  const { run, config, roster, signal } = session.options;
+  const { run, roster, signal } = session.options;
+  const { inflight } = session.drive(Math.ceil(tasks.length / Math.max(1, trainers.length)));
   const stop = new AbortController();
   const held = new Map<string, Held>(
     roster.members('active').map((member) => [member.replica.uid, { member, microbatches: [] }]),
   );
+  const lossScale = session.lossScale?.value ?? 1;
   let loss = 0;
   let next = 0;
   const drive = async (): Promise<void> => {
@@ -66,7 +71,7 @@ async function runAll(
       if (!trainer) throw new MeshError('no-replica', 'There is no pipeline.', 'Start a replica of every stage.');
       const key = { run, trainer: trainer.id, step: task.step, microbatch: task.microbatch };
       const result = await trainer.run(task, key, attempt, AbortSignal.any([signal, stop.signal]));
-      loss += result.loss;
+      loss += result.loss / lossScale;
       for (const uid of result.path) {
         const holder = held.get(uid);
         if (!holder)
@@ -76,7 +81,7 @@ async function runAll(
     }
   };
   try {
-    await Promise.all(Array.from({ length: Math.min(tasks.length, trainers.length * config.inflight) }, drive));
+    await Promise.all(Array.from({ length: Math.min(tasks.length, trainers.length * inflight) }, drive));
   } catch (cause) {
     // The others of this attempt count for nothing now: their work is called off rather than waited for.
     stop.abort(attemptFailed());
@@ -104,82 +109,6 @@ async function reduceAll(session: Session, held: readonly Held[], step: number, 
   }
 }
 
-/**
- * The commit. Every member has the whole gradient by now, so one that fails here only drops out and takes over the state later. A stage
- * of which nobody answered is asked again and again: to give up here would be to lose the run.
- */
-async function applyAll(session: Session, held: readonly Held[], step: number, attempt: number): Promise<void> {
-  const { roster, plans, emit, run } = session.options;
-  await Promise.all(
-    plans.map(async (plan, stage) => {
-      const members = held.filter(({ member }) => member.stage === stage).map(({ member }) => member);
-      const failed = await applyStage(session, members, plan.name, step, attempt);
-      for (const member of members) if (!failed.has(member)) roster.setReliable(member);
-      for (const [member, error] of failed) {
-        roster.setOut(member);
-        emit({
-          kind: 'log',
-          level: 'warn',
-          message: `${run}: ${member.replica.uid} missed the commit of step ${step}: ${error.message}`,
-        });
-      }
-    }),
-  );
-}
-
-/** Until at least one member has applied; returns those that have not. */
-async function applyStage(
-  session: Session,
-  members: readonly Member[],
-  name: string,
-  step: number,
-  attempt: number,
-): Promise<Map<Member, MeshError>> {
-  const { config, signal } = session.options;
-  const until = performance.now() + config.patienceMs;
-  for (;;) {
-    const errors = await Promise.all(members.map((member) => applyOne(session, member, step, attempt)));
-    const failed = new Map(members.flatMap((member, i) => (errors[i] ? [[member, errors[i]] as const] : [])));
-    if (failed.size < members.length) return failed;
-    const [error] = failed.values();
-    if (error?.code === 'not-finite') throw error;
-    if (
-      !error ||
-      ![...failed.values()].some(isReplaceable) ||
-      performance.now() > until ||
-      members.every((member) => isGone(session, member))
-    )
-      throw new MeshError(
-        'no-replica',
-        `Every replica of ${name} was lost in the commit of step ${step}: ${error?.message ?? ''}`,
-        'Run with more replicas of every stage; start again.',
-        { cause: error },
-      );
-    signal.throwIfAborted();
-    await new Promise((resolve) => setTimeout(resolve, APPLY_PAUSE_MS));
-  }
-}
-
-/** Its record is gone, or another process has taken its place: what it held is lost. */
-const isGone = (session: Session, member: Member): boolean =>
-  session.options.roster.byUid(member.replica.uid) !== member;
-
-async function applyOne(session: Session, member: Member, step: number, attempt: number): Promise<MeshError | null> {
-  const { ask, run, signal, config } = session.options;
-  let error: MeshError | null = null;
-  for (const deadlineMs of [config.deadlineMs / 2, APPLY_AGAIN_MS]) {
-    try {
-      await ask(member.replica, 'stage.apply', { uid: member.replica.uid, run, step, attempt }, { signal, deadlineMs });
-      return null;
-    } catch (cause) {
-      signal.throwIfAborted();
-      error = toMeshError(cause);
-      if (error.code !== 'link-lost') break;
-    }
-  }
-  return error;
-}
-
 /** For the event log: the microbatches in each stage's applied gradient. */
 function contributions(session: Session, held: readonly Held[]): Record<string, number[]> {
   return Object.fromEntries(
@@ -192,8 +121,6 @@ function contributions(session: Session, held: readonly Held[]): Record<string, 
     ]),
   );
 }
-
-const attemptFailed = (): MeshError => new MeshError('cancelled', 'The attempt failed elsewhere.', 'Nothing to do.');
 
 /** What another attempt cannot mend. */
 const isHopeless = (error: MeshError): boolean =>

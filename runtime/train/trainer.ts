@@ -2,6 +2,7 @@
 // the loss when the gradient has come all the way back. It owns no weights.
 import type { Emit, MicrobatchKey } from '../events.ts';
 import { passOn, type Ask } from '../mesh/ask.ts';
+import type { WireFormat } from '../wire/activation-codec.ts';
 import type { Reply } from '../wire/messages.ts';
 import type { RunId } from '../wire/ids.ts';
 import type { Tensor } from '../tensor.ts';
@@ -18,8 +19,20 @@ export interface TrainerOptions {
   ask: Ask;
   emit: Emit;
   batchOf: (rows: Uint32Array) => { x: Tensor; y: Tensor };
+  /** What the loss of each target is multiplied by: 1 / (targets of the step), times the loss scale. */
+  scaleOf: (task: Microbatch) => number;
+  /** The seed of the microbatch's dropout masks, if there are any. */
+  dropoutOf: (task: Microbatch) => number | undefined;
   deadlineMs: number;
+  /** How activations and gradients travel between stages, and what a stage computes first; absent: f32, in order of arrival. */
+  wire?: WireFormat | undefined;
+  prefer?: 'forward' | 'backward' | undefined;
 }
+
+export type Driven = Reply<'stage.forward'> & {
+  /** Over the targets that count. */
+  meanLoss: number;
+};
 
 export class Trainer {
   readonly options: TrainerOptions;
@@ -39,8 +52,10 @@ export class Trainer {
     attempt: number,
     signal: AbortSignal,
     path: readonly string[] = this.choose(),
-  ): Promise<Reply<'stage.forward'>> {
-    const { ask, emit, run, batchOf, deadlineMs } = this.options;
+  ): Promise<Driven> {
+    const { ask, emit, run, batchOf, deadlineMs, wire, prefer } = this.options;
+    const scale = this.options.scaleOf(task);
+    const dropout = this.options.dropoutOf(task);
     const stages = this.options.roster.active();
     const [hop, ...route] = routeOf(stages, indicesOf(stages, path));
     const { x, y } = batchOf(task.rows);
@@ -56,7 +71,10 @@ export class Trainer {
           step: task.step,
           attempt,
           key: { ...key, run },
-          scale: 1 / task.batchRows,
+          scale,
+          ...(dropout === undefined ? {} : { dropout }),
+          ...(wire === undefined ? {} : { wire }),
+          ...(prefer === undefined ? {} : { prefer }),
           route,
         }),
         {
@@ -71,15 +89,9 @@ export class Trainer {
           ]),
         },
       );
-      emit({
-        kind: 'microbatch.done',
-        key,
-        attempt,
-        path: body.path,
-        loss: body.loss * (task.batchRows / body.rows),
-        rows: body.rows,
-      });
-      return body;
+      const meanLoss = body.loss / (scale * Math.max(1, body.counted));
+      emit({ kind: 'microbatch.done', key, attempt, path: body.path, loss: meanLoss, rows: body.rows });
+      return { ...body, meanLoss };
     } finally {
       count(chosen, -1);
     }

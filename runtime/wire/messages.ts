@@ -2,6 +2,7 @@
 // Tensors travel beside the body, by name; which ones is said at each message.
 import { z } from 'zod';
 import { stageSpecSchema } from '../compute.ts';
+import { wireFormatSchema } from './activation-codec.ts';
 import { peerIdSchema, runIdSchema, uidSchema } from './ids.ts';
 import { addressSchema } from './records.ts';
 
@@ -31,13 +32,26 @@ export const keySchema = z.strictObject({
 });
 
 const info = z.strictObject({
-  inputShape: z.array(z.int()),
-  outputShape: z.array(z.int()),
+  inputShape: z.array(z.int().min(-1)).max(8),
+  inputDtype: z.enum(['f32', 'i32']),
+  outputShape: z.array(z.int().min(-1)).max(8),
+  maxTokens: count,
   isFirst: z.boolean(),
   isLast: z.boolean(),
   parameters: z.array(z.strictObject({ name: z.string().max(200), shape: z.array(z.int()) })).max(100_000),
+  tied: z.string().max(200).nullable(),
   parameterBytes: count,
 });
+
+/** The learning rate of every step: up to `lr` over `warmup` steps, then as `kind` says down to `final` · lr at step `steps`. */
+export const rateSchema = z.strictObject({
+  lr: z.number().positive(),
+  kind: z.enum(['constant', 'linear', 'cosine']),
+  warmup: count,
+  final: z.number().min(0).max(1),
+  steps: count,
+});
+export type Rate = z.infer<typeof rateSchema>;
 
 /** Which replicas average or reduce together, and which microbatches each of them holds. */
 const memberSchema = z.strictObject({ replica: replicaSchema, microbatches: z.array(count).max(100_000) });
@@ -46,52 +60,72 @@ export type Member = z.infer<typeof memberSchema>;
 const at = { uid: uidSchema, run: runIdSchema };
 const attempt = { step: count, attempt: count };
 
+const opening = {
+  ...at,
+  spec: stageSpecSchema,
+  mode: z.enum(['sync', 'async']),
+  accumulate: z.int().min(1).max(100_000),
+  /** Async, where a stage steps by itself: the learning rate by the plan's step, and the largest norm of this stage's gradient. */
+  rate: rateSchema.optional(),
+  clip: z.number().positive().optional(),
+};
+
 export const messages = {
   /** Tensor `bytes` is thrown away: times a transfer. */
   'link.probe': { request: z.strictObject({}), reply: z.strictObject({}) },
 
   /**
-   * Build the stage for a run: at `step` 0 from the seed; with tensors, from these weights. The same run and spec again answers with
-   * what is there. `async`: the stage steps by itself after `accumulate` microbatches.
+   * Build the stage for a run, from the seed at step 0; with tensors `weights/<name>` and `optimizer/<name>` (either may be absent),
+   * from these, at step `start`. The same run and spec again answers with what is there. `async`: the stage steps by itself after
+   * `accumulate` microbatches.
    */
   'stage.open': {
-    request: z.strictObject({
-      ...at,
-      spec: stageSpecSchema,
-      mode: z.enum(['sync', 'async']),
-      accumulate: z.int().min(1).max(100_000),
-    }),
+    request: z.strictObject({ ...opening, start: count.optional() }),
     /** `isNew`: it was built just now. */
     reply: z.strictObject({ info, step: count, isNew: z.boolean() }),
   },
   /** As stage.open, but with the weights, optimizer state and step of another replica, pulled over a link. */
   'stage.adopt': {
-    request: z.strictObject({
-      ...at,
-      spec: stageSpecSchema,
-      mode: z.enum(['sync', 'async']),
-      accumulate: z.int().min(1).max(100_000),
-      from: replicaSchema,
-    }),
+    request: z.strictObject({ ...opening, from: replicaSchema }),
     reply: z.strictObject({ info, step: count }),
   },
   /**
-   * A microbatch on its way: tensors x (B, …) and, for the last stage, y (B) i32. The handler runs its layers, passes the result to
+   * A microbatch on its way: tensors x (B, …) and, for the last stage, y (B) or (B, T) i32. The handler runs its layers, passes the result to
    * the first replica of `route[0]` that answers, and replies when the gradient has come back: tensor dx (B, …) unless this is the
-   * model's first stage. `path` says who did it, this stage first.
+   * model's first stage. `path` says who did it, this stage first. `dropout`: the seed of its masks; absent: no dropout.
+   * `loss` is the sum over the `counted` targets times `scale`. `wire`: the format of x and dx between stages (f32 if absent), with
+   * their scales beside them: see activation-codec.ts. `prefer`: what a stage computes first where both wait for its GPU.
    */
   'stage.forward': {
-    request: z.strictObject({ ...at, ...attempt, key: keySchema, scale: z.number().positive(), route: routeSchema }),
+    request: z.strictObject({
+      ...at,
+      ...attempt,
+      key: keySchema,
+      scale: z.number().positive(),
+      dropout: count.optional(),
+      wire: wireFormatSchema.optional(),
+      prefer: z.enum(['forward', 'backward']).optional(),
+      route: routeSchema,
+    }),
     reply: z.strictObject({
       loss: z.number(),
       correct: count,
       rows: count,
+      counted: count,
       staleness: count,
       path: z.array(uidSchema).max(64),
     }),
   },
-  /** Forward only: tensor x in, tensor y (the last stage's output) back. */
-  'stage.infer': { request: z.strictObject({ ...at, route: routeSchema }), reply: z.strictObject({}) },
+  /**
+   * Forward only: tensor x in, tensor y (the last stage's output) back; `lastOnly`: that of each sequence's last token, (B, 1, V). With
+   * targets as tensor y in, the reply is their `score` instead: the mean loss of those that count, how many are right, how many count.
+   */
+  'stage.infer': {
+    request: z.strictObject({ ...at, lastOnly: z.boolean().optional(), route: routeSchema }),
+    reply: z.strictObject({
+      score: z.strictObject({ loss: z.number(), correct: count, counted: count }).optional(),
+    }),
+  },
 
   /** Sync: make the gradient the sum over all members, in the order given. The members' own microbatches must be as listed. */
   'stage.reduce': {
@@ -103,9 +137,32 @@ export const messages = {
     request: z.strictObject({ ...at, ...attempt, microbatches: z.array(count).max(100_000) }),
     reply: z.strictObject({}),
   },
-  /** Sync: take the optimizer step with the reduced gradient. Asking again after it was taken answers the same. */
-  'stage.apply': {
+  /**
+   * Sync, on the first and the last stage of a model whose ends share a parameter: add to this stage's reduced gradient of it that of
+   * the other end, pulled from the first of `others` that answers. First stage's plus last stage's, in that order, at both ends.
+   */
+  'stage.tie': {
+    request: z.strictObject({ ...at, ...attempt, others: z.array(replicaSchema).min(1).max(256) }),
+    reply: z.strictObject({}),
+  },
+  /** Sync: the reduced gradient of the shared parameter as it was before the other end's was added. */
+  'stage.tied': { request: z.strictObject({ ...at, ...attempt }), reply: z.strictObject({}) },
+  /** Sync: sum of the squares of the reduced gradient, null where it is not finite. The last stage leaves out a shared parameter. */
+  'stage.norm': {
     request: z.strictObject({ ...at, ...attempt }),
+    reply: z.strictObject({ squaredNorm: z.number().min(0).nullable() }),
+  },
+  /**
+   * Sync: take the optimizer step with the reduced gradient times `gradientScale`, at learning rate `lr` (the optimizer's if absent).
+   * Asking again after it was taken answers the same.
+   */
+  'stage.apply': {
+    request: z.strictObject({
+      ...at,
+      ...attempt,
+      lr: z.number().min(0).optional(),
+      gradientScale: z.number().positive().optional(),
+    }),
     reply: z.strictObject({ step: count, gradientNorm: z.number() }),
   },
 

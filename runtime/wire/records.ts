@@ -32,6 +32,8 @@ const stageRecordSchema = z.strictObject({
   isSoftware: z.boolean(),
   /** Rows a second through this stage, measured; 0 while unknown. */
   samplesPerSecond: z.number().min(0),
+  /** Of the peer's f32 products, measured before it announced itself, in 1e9 operations a second. */
+  gflops: z.number().min(0).optional(),
   /** Requests being worked on. */
   load: z.int().min(0),
   /** It keeps its place and its weights, and takes no work for now. */

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after, before, type TestContext } from 'node:test';
 import { z } from 'zod';
-import { modelSpecSchema } from '../../runtime/compute.ts';
+import { modelSpecSchema } from '../../runtime/model-spec.ts';
 import { decode, encode } from '../../runtime/safetensors.ts';
 import { f32Of, f32Tensor, i32Tensor, type Tensor } from '../../runtime/tensor.ts';
 import { relativeError } from '../reference/kernels.ts';

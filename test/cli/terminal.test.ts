@@ -77,6 +77,20 @@ test('the end of a run shows each class', () => {
   assert.match(written[2] ?? '', /class {2}1 {3}50\.0 % {2}#{12}\n/);
 });
 
+test('a language model is told by its loss and its tokens', () => {
+  const { written, show } = screen();
+  const figures = { samplesPerSecond: 12, tokensPerSecond: 768, peers: 4, trainers: 1, plannedMicrobatches: 1, appliedMicrobatches: 1, seconds: 1 }; // prettier-ignore
+  const quality = { accuracy: 0.4, perClassAccuracy: [], heldOutLoss: 1.79123 };
+  show({ ...progress(3), tokensPerSecond: 768 });
+  show({ kind: 'run.evaluated', run: 'r', epoch: 1, step: 250, samples: 400, perplexity: 5.997, ...quality });
+  show({ kind: 'run.done', run: 'r', model: '/m', referenceLoss: 1.7986, ...quality, ...figures });
+  show({ kind: 'text.sampled', prompt: 'The ', text: 'people\nof', temperature: 1, seed: 1 });
+  assert.match(written[0] ?? '', /loss 0\.5000 {2}768 tokens\/s .* 9 s left/);
+  assert.match(written[1] ?? '', /After step 250: held-out loss 1\.7912, perplexity 6\.00, 400 windows/);
+  assert.match(written[2] ?? '', /held-out loss 1\.7912 \(PyTorch: 1\.7986\), 768 tokens\/s/);
+  assert.match(written[3] ?? '', /The people of/);
+});
+
 test('events that are too many for people are left out', () => {
   const { written, show } = screen({ isTTY: true });
   show({ kind: 'stage.stepped', uid: 'front.0.0.0', run: 'r', step: 1, contributions: 1, gradientNorm: 1 });

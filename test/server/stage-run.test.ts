@@ -7,7 +7,7 @@ import { Meter } from '../../runtime/server/meter.ts';
 import { StageRun } from '../../runtime/server/stage-run.ts';
 import { firstSpec, peerId, RUN, withCode } from './stages.ts';
 
-const info = { inputShape: [1], outputShape: [1], isFirst: true, isLast: false, parameters: [], parameterBytes: 0 };
+const info = { inputShape: [1], inputDtype: 'f32' as const, outputShape: [1], maxTokens: 0, tied: null, isFirst: true, isLast: false, parameters: [], parameterBytes: 0 }; // prettier-ignore
 const make = (mode: 'sync' | 'async' = 'sync'): StageRun =>
   new StageRun({ run: RUN, spec: firstSpec, mode, accumulate: 1, owner: peerId('c'), handle: 1, info, step: 0 });
 

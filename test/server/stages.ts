@@ -37,6 +37,8 @@ export class FakeCompute {
   steps = 0;
   /** As written by an adoption. */
   optimizerStep = 0;
+  /** Whether `w` is what both ends of the model share. */
+  isTied = false;
   readonly calls: string[] = [];
   before: (call: string) => Promise<void> = () => Promise.resolve();
   #opened = 0;
@@ -59,8 +61,9 @@ export class FakeCompute {
       this.#turn('open', () => {
         this.#opened += 1;
         const parameters = [{ name: 'w', shape: [1] }];
-        const shapes = { inputShape: [1], outputShape: [1], isFirst: from === 0, isLast: to === 2 };
-        return { stage: this.#opened, info: { ...shapes, parameters, parameterBytes: 4 } };
+        const shapes = { inputShape: [1], inputDtype: 'f32' as const, outputShape: [1], maxTokens: 1 };
+        const place = { isFirst: from === 0, isLast: to === 2, tied: this.isTied ? 'w' : null };
+        return { stage: this.#opened, info: { ...shapes, ...place, parameters, parameterBytes: 4 } };
       }),
     close: () => this.#turn('close', () => undefined),
     forward: (_, __, x) => {
@@ -74,12 +77,12 @@ export class FakeCompute {
         return null;
       });
     },
-    loss: (_, x, __, { scale, accumulate }) => {
+    loss: (_, x, __, { scale, train, accumulate }) => {
       const taken = take(x);
-      return this.#turn(accumulate ? 'add' : 'again', () => {
+      return this.#turn(!train ? 'score' : accumulate ? 'add' : 'again', () => {
         const loss = sum(finite(taken)) * scale;
         if (accumulate) this.gradient += loss;
-        return { loss, correct: 0, dx: f32Tensor(x.shape, taken.map((value) => value * scale)) }; // prettier-ignore
+        return { loss, correct: 0, counted: taken.length, dx: f32Tensor(x.shape, taken.map((value) => value * scale)) }; // prettier-ignore
       });
     },
     discard: (_, { gradients }) =>
@@ -107,10 +110,12 @@ export class FakeCompute {
         else this.weight = merged + (mode === 'add' ? this.weight : 0);
       });
     },
-    step: () =>
+    squaredNorm: (_, { except = [] }) =>
+      this.#turn('norm', () => (except.includes('w') ? 0 : this.gradient * this.gradient)),
+    step: (_, { lr = 1, gradientScale = 1 } = {}) =>
       this.#turn('step', () => {
         const gradientNorm = Math.abs(this.gradient);
-        this.weight -= this.gradient;
+        this.weight -= lr * gradientScale * this.gradient;
         this.gradient = 0;
         this.steps += 1;
         return { gradientNorm };
@@ -169,7 +174,7 @@ export class TestMesh {
       self: peer,
       host: 'node',
       compute: gpu.compute,
-      gpu: { vendor: '', architecture: '', device: '', description: 'fake', isSoftware: true, features: [], maxBufferSize: 0, maxStorageBufferBindingSize: 0 }, // prettier-ignore
+      gpu: { vendor: '', architecture: '', device: '', description: 'fake', isSoftware: true, features: [], subgroupMinSize: 0, subgroupMaxSize: 0, maxBufferSize: 0, maxStorageBufferBindingSize: 0 }, // prettier-ignore
       ask: async (replica, kind, body, options) =>
         replica.peer === peer ? own(replica, kind, body, options) : this.askAs(peer)(replica, kind, body, options),
       emit: (event) => this.events.push(event),

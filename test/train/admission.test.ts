@@ -49,6 +49,7 @@ class Play {
       emit: (event) => void this.events.push(event),
       schedule: makeSchedule({ rows: 1, batch: 1, microbatch: 1, epochs: 1, order: () => new Uint32Array(1) }),
       batchOf: () => assert.fail('nothing is trained here'),
+      targetsPerRow: 1,
       signal: new AbortController().signal,
     });
   }

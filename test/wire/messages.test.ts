@@ -101,3 +101,33 @@ test('what a handler throws arrives as an error of any length, with its code; a 
   await assert.rejects(a.channel.request('link.probe', {}, { deadlineMs: 9, tensors: wrong }), { code: 'malformed' });
   assert.deepEqual([a.closed, b.closed], [[], []]);
 });
+
+test('bodies of language runs: what may be left out, and what is too much', () => {
+  const at = { uid: 'front.0.0.0', run: 'r' };
+  const attempt = { step: 1, attempt: 0 };
+  const takes = (kind: MessageKind, body: object): boolean => messages[kind].request.safeParse(body).success;
+  const replies = (kind: MessageKind, body: object): boolean => messages[kind].reply.safeParse(body).success;
+  const apply = { ...at, ...attempt };
+  assert.ok(takes('stage.apply', apply) && takes('stage.apply', { ...apply, lr: 0, gradientScale: 0.5 }));
+  for (const bad of [{ lr: -1 }, { lr: null }, { gradientScale: 0 }, { gradientScale: Infinity }, { scale: 1 }])
+    assert.ok(!takes('stage.apply', { ...apply, ...bad }), JSON.stringify(bad));
+  assert.ok(takes('stage.norm', apply) && replies('stage.norm', { squaredNorm: null }));
+  assert.ok(!replies('stage.norm', { squaredNorm: -1 }) && !replies('stage.norm', {}));
+  assert.ok(takes('stage.tied', apply) && !takes('stage.tie', { ...apply, others: [] }));
+  assert.ok(takes('stage.infer', { ...at, route: [] }) && takes('stage.infer', { ...at, route: [], lastOnly: true }));
+  assert.ok(replies('stage.infer', {}) && replies('stage.infer', { score: { loss: 1.5, correct: 3, counted: 4 } }));
+  assert.ok(!replies('stage.infer', { score: { loss: NaN, correct: 3, counted: 4 } }));
+  const key = { run: 'r', trainer: 't', step: 1, microbatch: 0 };
+  const forward = { ...at, ...attempt, key, scale: 4096, route: [] };
+  assert.ok(takes('stage.forward', forward) && takes('stage.forward', { ...forward, dropout: 4_294_967_295 }));
+  assert.ok(!takes('stage.forward', { ...forward, dropout: -1 }));
+  const model = { family: 'mlp', sizes: [1, 1] };
+  const spec = { model, from: 0, to: 1, seed: 0, optimizer: { name: 'sgd', lr: 1 } };
+  const open = { ...at, spec, mode: 'async', accumulate: 1 };
+  const rate = { lr: 1, kind: 'cosine', warmup: 5, final: 0.1, steps: 100 };
+  assert.ok(takes('stage.open', { ...open, rate, clip: 1, start: 7 }) && !takes('stage.open', { ...open, clip: 0 }));
+  assert.ok(!takes('stage.open', { ...open, rate: { ...rate, final: 2 } }));
+  const info = { inputShape: [-1], inputDtype: 'i32', outputShape: [-1, 9], maxTokens: 8, isFirst: true, isLast: true, parameters: [], tied: null, parameterBytes: 0 }; // prettier-ignore
+  assert.ok(replies('stage.open', { info, step: 0, isNew: true }));
+  assert.ok(!replies('stage.open', { info: { ...info, inputShape: [-2] }, step: 0, isNew: true }));
+});

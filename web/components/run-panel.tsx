@@ -27,16 +27,20 @@ export function RunPanel({ state }: { state: State }) {
           { name: 'Epoch', value: view.epochs > 0 ? `${view.epoch} / ${view.epochs}` : '–', testId: 'run-epoch' },
           { name: 'Step', value: view.steps > 0 ? `${view.step} / ${view.steps}` : '–', testId: 'run-step' },
           { name: 'Loss', value: loss(view.loss), testId: 'run-loss' },
-          { name: 'Samples/s', value: rate(view.samplesPerSecond), testId: 'run-throughput' },
+          view.tokensPerSecond === null
+            ? { name: 'Samples/s', value: rate(view.samplesPerSecond), testId: 'run-throughput' }
+            : { name: 'Tokens/s', value: rate(view.tokensPerSecond), testId: 'run-throughput' },
           { name: 'Peers', value: String(view.peers), testId: 'run-peers' },
           { name: 'Trainers', value: String(view.trainers), testId: 'run-trainers' },
           { name: 'Time left', value: isEnded ? '–' : duration(view.etaSeconds), testId: 'run-eta' },
-          { name: 'Accuracy', value: accuracy ? percent(accuracy.accuracy) : '–', testId: 'run-accuracy' },
+          view.tokensPerSecond === null
+            ? { name: 'Accuracy', value: accuracy ? percent(accuracy.accuracy) : '–', testId: 'run-accuracy' }
+            : { name: 'Held-out loss', value: loss(view.heldOutLoss), testId: 'run-held-out' },
         ]}
       />
       <div class="figures">
         <LossChart view={view} />
-        <AccuracyBars shares={view.perClassAccuracy} />
+        {view.tokensPerSecond === null && <AccuracyBars shares={view.perClassAccuracy} />}
       </div>
     </section>
   );
