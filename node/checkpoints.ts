@@ -53,7 +53,9 @@ export async function writeCheckpoint(
     await place(part, path.join(root, name));
     await writeSynced(path.join(root, `${LATEST_FILE}.part`), `${JSON.stringify({ checkpoint: name })}\n`);
     await rename(path.join(root, `${LATEST_FILE}.part`), path.join(root, LATEST_FILE));
-    for (const old of surplus(await readdir(root), keep, name)) await rm(path.join(root, old), { recursive: true });
+    await syncFolder(root);
+    for (const old of surplus(await readdir(root), keep, name))
+      await rm(path.join(root, old), { recursive: true, force: true });
     return path.join(root, name);
   } catch (cause) {
     await rm(part, { recursive: true, force: true }).catch(() => undefined); // the first failure is the one to report

@@ -196,6 +196,7 @@ async function contributeNow<T>(
   context: Context,
   work: (accumulate: boolean) => Promise<T>,
 ): Promise<T> {
+  while (run.stepping) await run.stepping;
   context.signal.throwIfAborted();
   if (run.isAdopting || stage.run !== run)
     throw new MeshError('stale', `${stage.uid} has other state than when this microbatch came.`, 'It is driven again.');
@@ -206,7 +207,7 @@ async function contributeNow<T>(
   try {
     result = await work(isNew);
   } catch (cause) {
-    if (isNew) run.unclaim(key);
+    if (isNew) run.unclaim(key, body.step, body.attempt);
     throw cause;
   }
   if (isNew && run.mode === 'async') await stepWhenDue(stage, run, body.step);
@@ -232,7 +233,7 @@ export async function stepNow(stage: HostedStage, run: StageRun): Promise<void> 
   // Without clipping the step is asked for in this very turn, so that no microbatch of the next one comes between.
   const { gradientNorm } = await (run.clip === undefined
     ? compute.step(run.handle, lr)
-    : clippedStep(compute, run.handle, run.clip, lr));
+    : clippedStep(compute, run, run.clip, lr));
   stage.options.emit({
     kind: 'stage.stepped',
     uid: stage.uid,
@@ -243,15 +244,23 @@ export async function stepNow(stage: HostedStage, run: StageRun): Promise<void> 
   });
 }
 
-/** The norm is this stage's alone, because no other one steps with it. */
+/** The norm is this stage's alone, because no other one steps with it. Until the step is asked for, nothing else is added. */
 async function clippedStep(
   compute: Compute,
-  handle: number,
+  run: StageRun,
   clip: number,
   lr: StepOptions,
 ): Promise<{ gradientNorm: number }> {
-  const norm = Math.sqrt(await compute.squaredNorm(handle, {}));
-  return compute.step(handle, norm > clip ? { ...lr, gradientScale: clip / norm } : lr);
+  while (run.stepping) await run.stepping;
+  const { promise, resolve } = Promise.withResolvers<void>();
+  run.stepping = promise;
+  try {
+    const norm = Math.sqrt(await compute.squaredNorm(run.handle, {}));
+    return await compute.step(run.handle, norm > clip ? { ...lr, gradientScale: clip / norm } : lr);
+  } finally {
+    run.stepping = null;
+    resolve();
+  }
 }
 
 function inputsOf(stage: HostedStage, run: StageRun, tensors: Tensors): { x: Tensor; y: Tensor | undefined } {

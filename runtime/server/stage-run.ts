@@ -53,6 +53,8 @@ export class StageRun {
   averaging: Promise<number> | null = null;
   /** Sync: the optimizer step under way: whoever asks again waits for the same one, and nothing of this step may be touched. */
   applying: Promise<number> | null = null;
+  /** Async: a clipped step under way, between whose norm and whose step nothing may be added. Never rejects. */
+  stepping: Promise<void> | null = null;
   /** Async: microbatches in the gradient that no step has taken yet. */
   pending = 0;
   /** Async: the newest step of the plan of which it has a microbatch. */
@@ -95,7 +97,9 @@ export class StageRun {
   }
 
   /** The worker refused it: nothing was added, or the gradient is of no use any more (not finite, device lost) and is dropped whole. */
-  unclaim(key: string): void {
+  unclaim(key: string, step: number, attempt: number): void {
+    // The refusal may come when a newer attempt has claimed the same microbatch for itself.
+    if (this.mode === 'sync' && (step !== this.step || attempt !== this.attempt)) return;
     this.#held.delete(key);
   }
 

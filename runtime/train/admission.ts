@@ -136,7 +136,9 @@ export class Admission {
         `${member.replica.uid} is at step ${body.step} of this run already.`,
         'Give the run another name.',
       );
-    const holds = !body.isNew && (config.mode === 'sync' || this.#holders.has(key));
+    // Step 0 is the seed's too, where the run began with other weights.
+    const isTelling = config.mode === 'sync' && (!resumed || body.step > 0);
+    const holds = !body.isNew && (isTelling || this.#holders.has(key));
     this.#built.set(key, { member, step: holds ? body.step : null, isAdopting: false });
   }
 
@@ -264,9 +266,8 @@ export class Admission {
     if (signal.aborted) return;
     const isOfCheckpoint = resumed !== undefined && (error.code === 'bad-file' || error.code === 'malformed');
     // Where nobody else could take the stage, to wait for memory is to wait for nothing.
-    const isTooLarge =
-      error.code === 'out-of-memory' &&
-      [...roster.members('new', member.stage), ...roster.members('active', member.stage)].length <= 1;
+    const others = [...roster.members('new', member.stage), ...roster.members('active', member.stage)];
+    const isTooLarge = error.code === 'out-of-memory' && others.every((other) => other === member);
     if (!this.#hasBegun && (error.code === 'stage-shapes' || error.code === 'usage' || isOfCheckpoint || isTooLarge))
       this.#fatal = error;
     this.#lastRefusal = error;
@@ -309,7 +310,7 @@ function loadOf({
   stages,
 }: RunConfig): NonNullable<StageSpec['load']> {
   const ofStep = Math.ceil(batch / microbatch);
-  const ofTrainer = pipeline === 'gpipe' ? ofStep : pipeline === '1f1b' ? stages.length : inflight;
+  const ofTrainer = pipeline === 'gpipe' ? ofStep : pipeline === '1f1b' ? stages.length + 1 : inflight;
   const T = isLanguage(model) && isText(data) ? contextOf(model, data) : 1;
   return { B: microbatch, T, kept: Math.min(ofStep, ofTrainer * (policy === 'all' ? 2 : 1)) };
 }

@@ -9,6 +9,7 @@ import { asyncSteps } from './async.ts';
 import { planStages, type RunConfig } from './config.ts';
 import { mergeStates, type Snapshot } from './checkpoint.ts';
 import { evaluate, nextLogits, pullModel, pullStates, type Evaluation } from './evaluate.ts';
+import { expectTravels } from './frame-limit.ts';
 import { milestones } from './milestones.ts';
 import { progressReporter } from './progress.ts';
 import { Roster } from './roster.ts';
@@ -56,6 +57,8 @@ export async function runClient(options: ClientOptions): Promise<EventOf<'run.do
   const { peer, config, emit, signal } = options;
   const run = config.run ?? runIdSchema.parse(`run-${crypto.randomUUID().slice(0, 8)}`);
   const plans = planStages(config);
+  const warning = expectTravels(config, plans);
+  if (warning !== null) emit({ kind: 'log', level: 'warn', message: warning });
   const { version, subversion } = config;
   const roster = new Roster({
     stages: plans.map((plan) => plan.name),

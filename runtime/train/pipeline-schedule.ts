@@ -120,8 +120,9 @@ export interface Drive {
 
 /**
  * A stage is driven by requests, not by a list: it does what has come. What came is ruled by how many microbatches are under way, and
- * where several wait for its GPU, by what it prefers. `1f1b`: S under way, backward first; stage i then holds at most as many as are
- * under way, S and not S − i, because those on their way to the stages behind it count too. `gpipe`: all of the step under way, forward
+ * where several wait for its GPU, by what it prefers. `1f1b`: S + 1 under way, backward first: with S alone a stage would wait while a
+ * microbatch is on its way; stage i holds at most as many as are under way, and not S − i, because those count too that are on their
+ * way to the stages behind it. `gpipe`: all of the step under way, forward
  * first. In both the last stage takes forward, loss and backward of a microbatch in one pass, so gradients start back before its last
  * forward pass: driven `gpipe` differs from the list there, and takes no longer. Several trainers that share a replica add up.
  */
@@ -135,7 +136,7 @@ export function drivenBy(
     case 'gpipe':
       return { inflight: microbatches, prefer: 'forward' };
     case '1f1b':
-      return { inflight: Math.min(stages, microbatches), prefer: 'backward' };
+      return { inflight: Math.min(stages + 1, microbatches), prefer: 'backward' };
     case undefined:
       return { inflight };
     default:

@@ -131,6 +131,27 @@ test('async: a step after every `accumulate` microbatches, each counted once', a
   assert.equal(m.all('stage.stepped').length, 2);
 });
 
+test('async, clipped: nothing is added between the norm and the step that it is for', async (t) => {
+  const m = mesh(t);
+  const back = m.add('back.0.0.0', 'a');
+  await m.openLast(back, { mode: 'async', accumulate: 1, clip: 1 });
+  const gate = Promise.withResolvers<void>();
+  const atNorm = Promise.withResolvers<void>();
+  back.gpu.before = (call) => {
+    if (call !== 'norm') return Promise.resolve();
+    atNorm.resolve();
+    return gate.promise;
+  };
+  const first = m.forward(back, 4, { key: microbatch(0) });
+  await atNorm.promise;
+  const second = m.forward(back, 2, { key: microbatch(1) });
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  gate.resolve();
+  await Promise.all([first, second]);
+  assert.deepEqual(back.gpu.calls.slice(1), ['add', 'norm', 'step', 'add', 'norm', 'step']);
+  assert.equal(back.gpu.weight, 1 - 1 - 1);
+});
+
 test('one run at a time, while its client is connected', async (t) => {
   const m = mesh(t);
   const front = m.add('front.0.0.0', 'a');

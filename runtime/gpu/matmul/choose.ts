@@ -32,8 +32,20 @@ const isSmall = ({ M = 1, N = 1 }: Partial<MatmulShape>): boolean => {
   return of(M, DEFAULT_TILE.tileM) * of(N, DEFAULT_TILE.tileN) < FEW_TILES;
 };
 
-/** F0's tile where the subgroup has this many lanes: rows that the lanes can share evenly, measured on lavapipe and SwiftShader. */
-const SUBGROUP_ROWS: Readonly<Record<number, number>> = { 4: 16, 8: 32 };
+/**
+ * F0's tiles by the lanes of a subgroup, measured on lavapipe (8) and SwiftShader (4). There a broadcast costs as much as eight
+ * multiplications, so each value that is broadcast serves eight columns; a result of few columns would leave most of them idle.
+ */
+const NARROW = 16;
+const isNarrow = ({ N = NARROW }: Partial<MatmulShape>): boolean => N <= NARROW;
+const isWide = ({ N = NARROW + 1 }: Partial<MatmulShape>): boolean => N > NARROW;
+const SUBGROUP_RULES: Readonly<Record<number, readonly Rule[]>> = {
+  4: [
+    { tiling: { family: 'f0', subgroup: 4, rows: 16, columns: 4 }, suits: isNarrow },
+    { tiling: { family: 'f0', subgroup: 4, rows: 32, columns: 8 }, suits: isWide },
+  ],
+  8: [{ tiling: { family: 'f0', subgroup: 8, rows: 32, columns: 4 }, suits: always }],
+};
 
 /** What was measured, or a default that every GPU can run. */
 function gpuRules(tuned: readonly TunedTile[]): Rule[] {
@@ -61,10 +73,8 @@ function rules(device: MatmulDevice, product: Product, weights: WeightFormat = '
     const half = weights === 'f32' ? [] : (tuning?.half ?? []);
     return [...list, ...gpuRules(half.length > 0 ? half : (tuning?.f32 ?? []))];
   }
-  const rows = SUBGROUP_ROWS[subgroup];
-  const tiling: Tiling =
-    rows === undefined ? { family: 'f1', rows: 8, columns: 4 } : { family: 'f0', subgroup, rows, columns: 4 };
-  return [...list, { tiling, suits: always }];
+  const portable: Rule = { tiling: { family: 'f1', rows: 8, columns: 4 }, suits: always };
+  return [...list, ...(SUBGROUP_RULES[subgroup] ?? [portable])];
 }
 
 /** Every tiling that may be chosen where the sizes are as far as they are given. */

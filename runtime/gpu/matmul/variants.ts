@@ -5,6 +5,7 @@ const FLAGS = [false, true] as const;
 const ACTIVATIONS: readonly (FusedActivation | null)[] = [null, 'relu', 'gelu', 'gelu_new'];
 const TILINGS: readonly Tiling[] = [
   { family: 'f0', subgroup: 4, rows: 16, columns: 4 },
+  { family: 'f0', subgroup: 4, rows: 32, columns: 8 },
   { family: 'f0', subgroup: 8, rows: 32, columns: 4 },
   { family: 'f1', rows: 8, columns: 4 },
   { family: 'f4', subgroup: 0, columns: 4 },
