@@ -107,7 +107,7 @@ export class HostedStage {
     this.#expectActive();
     if (pinned) expectPinned(this.uid, pinned, body.spec);
     const current = this.#current;
-    if (current?.run === body.run && JSON.stringify(current.spec) === JSON.stringify(body.spec)) {
+    if (current?.run === body.run && asked(current) === asked(body)) {
       current.owner = owner;
       if (await this.#isAlive(current)) return current;
     }
@@ -164,6 +164,10 @@ export class HostedStage {
     return error;
   }
 }
+
+/** All that a request to open says of a stage: where any of it differs, what is there serves another run of the same name. */
+const asked = ({ spec, mode, accumulate, rate, clip }: Omit<OpenRequest, 'run'>): string =>
+  JSON.stringify({ spec, mode, accumulate, rate, clip });
 
 function expectPinned(uid: Uid, pinned: { model: ModelSpec; from: number; to: number }, spec: StageSpec): void {
   const same =

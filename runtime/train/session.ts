@@ -76,7 +76,10 @@ export class Session {
     for (const [name, path] of wanted) {
       if (this.#trainers.has(name)) continue;
       const id = `t${this.#trainerCount++}`;
-      const { deadlineMs, wire } = config;
+      const { wire } = config;
+      // With a whole step under way at once a microbatch also waits for the others.
+      const deadlineMs =
+        config.deadlineMs * (config.pipeline === 'gpipe' ? Math.ceil(config.batch / config.microbatch) : 1);
       const { prefer } = this.drive(0);
       const { scaleOf, dropoutOf } = this;
       const options = { id, run, path, roster, ask, emit, batchOf, scaleOf, dropoutOf, deadlineMs, wire, prefer };
