@@ -3,7 +3,7 @@
 import { MeshError, toMeshError } from '../errors.ts';
 import type { StageSpec } from '../compute.ts';
 import type { Request } from '../wire/messages.ts';
-import { stageInfo } from '../model/spec.ts';
+import { momentNames, stageInfo } from '../model/spec.ts';
 import { sameShape } from '../tensor.ts';
 import { isLanguage } from '../model-spec.ts';
 import type { RunConfig } from './config.ts';
@@ -13,7 +13,9 @@ import type { Member } from './roster.ts';
 import type { SessionOptions } from './session-options.ts';
 
 const OPEN_MS = 120_000;
+/** To take over a state: this long, and time for it to travel over a slow link. */
 const ADOPT_MS = 15_000;
+const ADOPT_BYTES_PER_MS = 20_000;
 const PROBE_MS = 4_000;
 /** At the very start: how long those who are there already may still take once there is one of each stage. */
 const START_GRACE_MS = 5_000;
@@ -173,7 +175,10 @@ export class Admission {
     built.isAdopting = true;
     try {
       const request = { ...this.openBody(member), from: source.replica };
-      const { body } = await ask(member.replica, 'stage.adopt', request, { deadlineMs: ADOPT_MS, signal });
+      const { body } = await ask(member.replica, 'stage.adopt', request, {
+        deadlineMs: this.#adoptMs(member.stage),
+        signal,
+      });
       if (config.mode === 'sync' && body.step !== step)
         throw new MeshError('stale', `it took over step ${body.step}, the run is at ${step}`, 'It tries again.');
       this.#activate(built.member);
@@ -228,6 +233,12 @@ export class Admission {
     };
     const isHeld = [...this.#holders.values()].some((holder) => holder.stage === stage && isThere(holder));
     return this.#hasBegun && !isHeld && [...this.#built.values()].some(({ member }) => member.stage === stage);
+  }
+
+  #adoptMs(stage: number): number {
+    const { model, from, to, optimizer } = this.specOf(stage);
+    const bytes = stageInfo(model, from, to).parameterBytes * (1 + momentNames(optimizer).length);
+    return ADOPT_MS + Math.ceil(bytes / ADOPT_BYTES_PER_MS);
   }
 
   /** What a replica is asked to be in this run. */
