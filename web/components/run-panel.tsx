@@ -38,7 +38,7 @@ export function RunPanel({ state }: { state: State }) {
             : { name: 'Held-out loss', value: loss(view.heldOutLoss), testId: 'run-held-out' },
         ]}
       />
-      <div class="figures">
+      <div class={view.tokensPerSecond === null ? 'figures' : 'figures single'}>
         <LossChart view={view} />
         {view.tokensPerSecond === null && <AccuracyBars shares={view.perClassAccuracy} />}
       </div>
