@@ -70,7 +70,7 @@ function describe(event: MeshEvent): string | null {
       return (
         `epoch ${event.epoch}/${event.epochs}  step ${event.step}/${event.steps}  loss ${event.loss.toFixed(4)}  ` +
         `${speed(event)}  ${counted(event.peers, 'peer')}  ${counted(event.trainers, 'trainer')}  ` +
-        `${event.etaSeconds.toFixed(0)} s left`
+        `${event.etaSeconds.toFixed(0)} s left${memory(event)}`
       );
     case 'checkpoint.saved':
       return `Checkpoint after step ${event.step}: ${event.path}`;
@@ -95,6 +95,9 @@ function describe(event: MeshEvent): string | null {
       return null;
   }
 }
+
+const memory = ({ memoryBytes }: EventOf<'run.progress'>): string =>
+  memoryBytes === undefined ? '' : `  ${(memoryBytes / 2 ** 20).toFixed(0)} MiB`;
 
 const speed = (event: EventOf<'run.progress' | 'run.done'>): string =>
   event.tokensPerSecond === undefined

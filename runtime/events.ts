@@ -87,6 +87,8 @@ export type MeshEvent =
       samplesPerSecond: number;
       /** Of a language model. */
       tokensPerSecond?: number;
+      /** GPU memory that the peers of the run have in use together, as far as they tell. */
+      memoryBytes?: number;
       peers: number;
       trainers: number;
       etaSeconds: number;

@@ -33,6 +33,7 @@ export class StageHost {
   readonly #turns = new Turns();
   readonly #timer: ReturnType<typeof setInterval>;
   readonly handlers: Handlers;
+  #memoryBytes: number | undefined;
 
   constructor(options: StageHostOptions) {
     this.#options = options;
@@ -69,6 +70,7 @@ export class StageHost {
       isSoftware: gpu.isSoftware,
       samplesPerSecond: Math.round(stage.meter.rate * 10) / 10,
       ...(gpu.gflops === undefined ? {} : { gflops: gpu.gflops }),
+      ...(this.#memoryBytes === undefined ? {} : { memoryBytes: this.#memoryBytes }),
       load: stage.load,
       isPaused: stage.isPaused,
       run: stage.run?.run ?? null,
@@ -129,7 +131,16 @@ export class StageHost {
     };
   }
 
+  async #weigh(): Promise<void> {
+    try {
+      this.#memoryBytes = (await this.#options.compute.describe()).stats.allocatedBytes;
+    } catch {
+      this.#memoryBytes = undefined; // a lost device tells whoever works with it
+    }
+  }
+
   #report(): void {
+    if (this.stages.some((stage) => stage.run !== null)) void this.#weigh();
     for (const stage of this.#stages.values()) {
       const samplesPerSecond = stage.meter.sample();
       if (stage.run)

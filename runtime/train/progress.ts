@@ -47,6 +47,7 @@ export function progressReporter(
       if (now - lastShown < PROGRESS_MS) return;
       lastShown = now;
       const samplesPerSecond = samples / Math.max(elapsed(), 1e-3);
+      const memoryBytes = roster.memoryBytes();
       emit({
         kind: 'run.progress',
         run,
@@ -56,6 +57,7 @@ export function progressReporter(
         steps: schedule.steps,
         loss,
         samplesPerSecond,
+        ...(memoryBytes === null ? {} : { memoryBytes }),
         ...(tokensPerRow === null ? {} : { tokensPerSecond: samplesPerSecond * tokensPerRow }),
         peers: roster.peers(),
         trainers: session.trainers.length,

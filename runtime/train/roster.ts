@@ -16,6 +16,8 @@ export interface Member extends Candidate {
   retryAt: number;
   /** How often in a row it dropped out: each time it waits twice as long. */
   failures: number;
+  /** GPU memory that its peer has in use, as far as its record tells. */
+  memoryBytes: number | undefined;
 }
 
 export interface RosterOptions {
@@ -50,6 +52,7 @@ export class Roster {
       if (known?.replica.peer === record.peer) {
         known.replica = replica;
         known.samplesPerSecond = record.samplesPerSecond;
+        known.memoryBytes = record.memoryBytes;
         setPaused(known, record.isPaused);
       } else
         this.#members.set(record.name, {
@@ -60,6 +63,7 @@ export class Roster {
           outstanding: 0,
           retryAt: record.isPaused ? Infinity : 0,
           failures: 0,
+          memoryBytes: record.memoryBytes,
         });
     }
     for (const [uid, member] of this.#members) {
@@ -112,6 +116,14 @@ export class Roster {
 
   peers(): number {
     return new Set(this.active().flatMap((members) => members.map((member) => member.replica.peer))).size;
+  }
+
+  /** GPU memory that the peers of active members have in use; null while none has told. */
+  memoryBytes(): number | null {
+    const told = new Map<PeerId, number>();
+    for (const { replica, memoryBytes } of this.members('active'))
+      if (memoryBytes !== undefined) told.set(replica.peer, memoryBytes);
+    return told.size === 0 ? null : [...told.values()].reduce((sum, bytes) => sum + bytes, 0);
   }
 
   /** Resolves at the next change, or after `ms`. */

@@ -34,6 +34,8 @@ const stageRecordSchema = z.strictObject({
   samplesPerSecond: z.number().min(0),
   /** Of the peer's f32 products, measured before it announced itself, in 1e9 operations a second. */
   gflops: z.number().min(0).optional(),
+  /** GPU memory that the peer has in use for all of its stages; absent before it has any. */
+  memoryBytes: z.number().min(0).optional(),
   /** Requests being worked on. */
   load: z.int().min(0),
   /** It keeps its place and its weights, and takes no work for now. */

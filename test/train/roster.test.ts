@@ -140,3 +140,19 @@ test('whatever comes and goes, it holds exactly those of the last view and conne
     }),
   );
 });
+
+test('memory is that of the active peers, each counted once, as far as they tell', () => {
+  const { roster } = make();
+  const telling = (uid: string, of: PeerId, memoryBytes?: number): MeshRecord => ({
+    ...record(uid, of),
+    ...(memoryBytes === undefined ? {} : { memoryBytes }),
+  });
+  roster.update(view(telling('front.1.0.2', A), telling('back.1.0.2', B, 7)), never);
+  assert.equal(roster.memoryBytes(), null, 'nobody is active yet');
+  for (const member of roster.candidates()) roster.setActive(member);
+  assert.equal(roster.memoryBytes(), 7);
+  const both = [telling('front.1.0.2', A, 5), telling('back.1.1.2', A, 5), telling('back.1.0.2', B, 8)];
+  roster.update(view(...both), never);
+  for (const member of roster.candidates()) roster.setActive(member);
+  assert.equal(roster.memoryBytes(), 13);
+});
