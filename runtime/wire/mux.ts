@@ -22,7 +22,7 @@ export interface MuxOptions {
 export const MUX_DEFAULTS: MuxOptions = {
   windowBytes: 4 << 20,
   backlogBytes: 64 << 20,
-  maxFrameBytes: 1 << 30,
+  maxFrameBytes: 1.5 * 1024 ** 3, // the whole state of a stage with the parameters of GPT-2
   maxOpenBytes: 2 * 1024 ** 3,
   heartbeatMs: 1_000,
   silenceMs: 6_000,
