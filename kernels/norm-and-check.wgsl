@@ -1,6 +1,5 @@
 // partial[j] = Σ x² over the fours i with i ≡ j mod lanes: `lanes` partial sums, which the reader adds up in double precision;
-// and flag = 1 where any x is NaN or infinite, by its bits (see finite-check.wgsl). One pass does what squared-norm.wgsl and
-// finite-check.wgsl do apart.
+// and flag = 1 where any x is NaN or infinite, by its bits (see finite-check.wgsl). One pass over the gradients serves both.
 //
 // Grid: one invocation per partial sum, 64 a workgroup. Workgroup memory: none.
 

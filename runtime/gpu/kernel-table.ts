@@ -112,7 +112,6 @@ export const kernelTable = {
     workgroup: 64,
     variants: [{ ADD: false }, { ADD: true }],
   },
-  'squared-norm': { outputs: 1, inputs: 1, sizes: { count: 'u32', lanes: 'u32' }, workgroup: 64, variants: plain },
   'finite-check': { outputs: 1, inputs: 1, sizes: { count: 'u32' }, workgroup: 64, variants: plain },
   'norm-and-check': { outputs: 2, inputs: 1, sizes: { count: 'u32', lanes: 'u32' }, workgroup: 64, variants: plain },
   layernorm,

@@ -155,16 +155,8 @@ export function weightedSum(
   recorder.dispatch('weighted-sum', { ADD: isAdding }, [y, packed, c], sizes, groups);
 }
 
-export const squaredNormUse = use('squared-norm');
-
 /** Partial sums of a squared norm: enough for many cores, few enough to read back every step. */
 export const normLanes = (count: number): number => Math.min(count < 2 ** 20 ? 1024 : 8192, Math.ceil(count / 64) * 64);
-
-/** partial (normLanes(count)) of x (count) */
-export function squaredNorm(recorder: Recorder, partial: Slice, x: Slice, count: number): void {
-  const lanes = normLanes(count);
-  recorder.dispatch('squared-norm', {}, [partial, x], { count, lanes }, workgroups('squared-norm', lanes));
-}
 
 export const finiteCheckUse = use('finite-check');
 
@@ -176,7 +168,7 @@ export function finiteCheck(recorder: Recorder, flag: Slice, x: Slice, count: nu
 
 export const normAndCheckUse = use('norm-and-check');
 
-/** `squaredNorm` and `finiteCheck` in one pass: partial (normLanes(count)), flag (1), x (count) */
+/** partial (normLanes(count)): partial sums of the squares of x (count); flag (1) becomes 1 where any of x is NaN or infinite */
 export function normAndCheck(
   recorder: Recorder,
   outputs: { partial: Slice; flag: Slice },

@@ -189,22 +189,9 @@ test('weighted-sum sets and adds in the given order (1e-6)', async () => {
   }
 });
 
-test('squared-norm (1e-6) and finite-check (exact)', async () => {
+test('finite-check is exact', async () => {
   for (const count of [...COUNTS, 70_001]) {
     const x = noise(count, 12);
-    const lanes = ops.normLanes(count);
-    const [partial] = await runOn(
-      gpu,
-      [zeros(lanes), x],
-      1,
-      (r, [p, xS]) => p && xS && ops.squaredNorm(r, p, xS, count),
-    );
-    close(
-      [(partial ?? zeros(0)).reduce((sum, v) => sum + v, 0)],
-      [x.reduce((sum, v) => sum + v * v, 0)],
-      1e-6,
-      `norm ${count}`,
-    );
     for (const poison of [null, NaN, Infinity, -Infinity, 3e38]) {
       const bad = x.slice();
       if (poison !== null) bad[count - 1] = poison;
