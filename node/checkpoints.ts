@@ -1,7 +1,7 @@
 // Checkpoints as folders: written whole or not at all, checked by their hashes before a byte of them is believed. What is in them is
 // runtime/train/checkpoint.ts.
 import { createHash, type Hash } from 'node:crypto';
-import { mkdir, open, readdir, readFile, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
 import { MeshError, toMeshError } from '../runtime/errors.ts';
 import { encodeHeader, headerSize, readHeader } from '../runtime/safetensors.ts';
@@ -19,6 +19,7 @@ import {
   type RunFile,
   type Snapshot,
 } from '../runtime/train/checkpoint.ts';
+import { ifThere, isFile } from './files.ts';
 import { unwritable } from './model-file.ts';
 
 const PIECE_BYTES = 64 * 2 ** 20;
@@ -137,8 +138,8 @@ export async function openCheckpoint(given: string): Promise<Checkpoint> {
 }
 
 async function latestOf(folder: string): Promise<string> {
-  const names = newestFirst(await readdir(folder).catch(() => []));
-  const text = await readFile(path.join(folder, LATEST_FILE), 'utf8').catch(() => null);
+  const names = newestFirst((await ifThere(folder, (name) => readdir(name))) ?? []);
+  const text = await ifThere(path.join(folder, LATEST_FILE), (name) => readFile(name, 'utf8'));
   if (text === null) {
     const [newest] = names;
     if (newest !== undefined) return newest;
@@ -289,5 +290,3 @@ async function syncFolder(folder: string): Promise<void> {
   await handle?.sync().catch(() => undefined); // best effort
   await handle?.close();
 }
-
-const isFile = async (file: string): Promise<boolean> => (await stat(file).catch(() => null))?.isFile() ?? false;

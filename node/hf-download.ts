@@ -4,6 +4,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open, rename, rm, stat } from 'node:fs/promises';
 import { MeshError, toMeshError } from '../runtime/errors.ts';
+import { sizeOf } from './files.ts';
 import { unwritable } from './model-file.ts';
 
 export interface DownloadOptions {
@@ -73,7 +74,7 @@ export class Download {
   }
 
   async #append(remote: RemoteFile, part: string, watch: Watch, reached: (done: number) => void): Promise<void> {
-    let done = (await stat(part).catch(() => null))?.size ?? 0;
+    let done = await sizeOf(part);
     if (done > 0 && done === remote.size) return;
     // Without a version to compare, or with more than there is, begin anew.
     if (remote.etag === '' || (remote.size !== null && done > remote.size)) done = 0;

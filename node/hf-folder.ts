@@ -1,6 +1,6 @@
 // A Hugging Face model folder, read: config.json, the weights as safetensors (one file or shards), the tokenizer. Weights stay on disk
 // until one is asked for by name, because a stage loads only its own. What the config means is not decided here.
-import { open, stat, type FileHandle } from 'node:fs/promises';
+import { open, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
 import { MeshError, toMeshError } from '../runtime/errors.ts';
@@ -8,6 +8,7 @@ import { headerSize, readHeader, type Place } from '../runtime/safetensors.ts';
 import type { DType, Tensor } from '../runtime/tensor.ts';
 import type { Tokenizer } from '../runtime/text/tokenizer.ts';
 import { widened } from '../runtime/widen.ts';
+import { isFile } from './files.ts';
 import { readUtf8, tokenizerOfFolder } from './tokenizer-files.ts';
 
 export const CONFIG_FILE = 'config.json';
@@ -52,9 +53,9 @@ type FilePlace = Place & { file: string };
 
 async function placesOf(folder: string): Promise<Map<string, FilePlace>> {
   const single = path.join(folder, WEIGHTS_FILE);
-  if (await exists(single)) return placesIn(single);
+  if (await isFile(single)) return placesIn(single);
   const indexFile = path.join(folder, INDEX_FILE);
-  if (await exists(indexFile)) return placesInShards(folder, indexFile);
+  if (await isFile(indexFile)) return placesInShards(folder, indexFile);
   throw new MeshError(
     'bad-file',
     `${folder} holds neither ${WEIGHTS_FILE} nor ${INDEX_FILE}.`,
@@ -160,8 +161,4 @@ function parsedJson(text: string): unknown {
   } catch {
     return null; // no object either: the caller says so
   }
-}
-
-async function exists(file: string): Promise<boolean> {
-  return (await stat(file).catch(() => null))?.isFile() ?? false;
 }

@@ -6,6 +6,7 @@ import { tokenizerFromJson } from '../runtime/text/from-json.ts';
 import { gpt2Tokenizer } from '../runtime/text/gpt2.ts';
 import { fromVocabAndMerges, notTokenizer } from '../runtime/text/tokenizer-json.ts';
 import type { Tokenizer } from '../runtime/text/tokenizer.ts';
+import { ifThere, isFile } from './files.ts';
 import { unwritable } from './model-file.ts';
 
 export const TOKENIZER_FILE = 'tokenizer.json';
@@ -13,7 +14,7 @@ export const TOKENIZER_FILE = 'tokenizer.json';
 /** `gpt2`, or the path of a tokenizer.json or of a folder. Throws `bad-file` where none is there or it is not supported. */
 export async function readTokenizer(nameOrPath: string): Promise<Tokenizer> {
   if (nameOrPath === 'gpt2') return gpt2Tokenizer();
-  const found = await stat(nameOrPath).catch(() => null);
+  const found = await ifThere(nameOrPath, (name) => stat(name));
   if (found?.isDirectory()) {
     const tokenizer = await tokenizerOfFolder(nameOrPath);
     if (tokenizer) return tokenizer;
@@ -72,8 +73,4 @@ export async function readJson(file: string): Promise<unknown> {
   } catch (cause) {
     throw notTokenizer(file, `it is not JSON (${(cause as Error).message})`);
   }
-}
-
-async function isFile(file: string): Promise<boolean> {
-  return (await stat(file).catch(() => null))?.isFile() ?? false;
 }
