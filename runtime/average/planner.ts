@@ -60,7 +60,8 @@ export interface Plan {
 
 /**
  * How what arrives becomes the new weights. `uniform`: Eq. 1, (Σ y·w_s + w) / (Σ y + 1). `weights`: w + Σ c_s (w_s − w), the rest of the
- * weight staying with this worker; a peer that is not named counts 0, and so does one that did not answer.
+ * weight staying with this worker; a peer that is not named counts 0, and so does one that did not answer. Spares are named too, with what
+ * they count where they answer in another's stead.
  */
 export type Mixing =
   { readonly kind: 'uniform' } | { readonly kind: 'weights'; readonly of: Readonly<Record<string, number>> };
