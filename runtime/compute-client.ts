@@ -48,5 +48,13 @@ export function computeClient(remote: RemoteCompute, died: Promise<string>): Com
     combine: (stage, kind, parts, coefficients, mode) => call('combine', stage, kind, parts, coefficients, mode),
     squaredNorm: (stage, options) => call('squaredNorm', stage, options),
     step: (stage, options) => call('step', stage, options),
+    snapshot: (stage, units) => call('snapshot', stage, units),
+    serve: (stage, request) => call('serve', stage, request),
+    receive: (stage, request, tensors) => call('receive', stage, request, tensors),
+    merge: (stage, mixes) => call('merge', stage, mixes),
+    drop: (stage, parts) => call('drop', stage, parts),
+    outerGradient: (stage, units, format) => call('outerGradient', stage, units, format),
+    outerStep: (stage, step) => call('outerStep', stage, step),
+    load: (stage, request, tensors) => call('load', stage, request, tensors),
   };
 }

@@ -131,6 +131,15 @@ export function createCompute(host: GpuHost): ComputeEngine {
       alone(handle, (stage) => stage.state.combine(kind, parts, coefficients, mode)),
     squaredNorm: (handle, { except = [] }) => shared(handle, (stage) => stage.state.squaredNorm(except)),
     step: (handle, options = {}) => shared(handle, (stage) => stage.state.step(options)),
+    // All of a store's work is recorded at once, between two steps of training, and waits for nothing.
+    snapshot: (handle, units) => shared(handle, (stage) => stage.store.snapshot(units)),
+    serve: (handle, request) => shared(handle, (stage) => stage.store.serve(request)),
+    receive: (handle, request, tensors) => shared(handle, (stage) => stage.store.receive(request, tensors)),
+    merge: (handle, mixes) => shared(handle, (stage) => stage.store.merge(mixes)),
+    drop: (handle, parts) => shared(handle, async (stage) => stage.store.drop(parts)),
+    outerGradient: (handle, units, format) => shared(handle, (stage) => stage.store.outerGradient(units, format)),
+    outerStep: (handle, step) => shared(handle, (stage) => stage.store.outerStep(step)),
+    load: (handle, request, tensors) => alone(handle, (stage) => stage.store.load(request, tensors)),
   };
 
   return {

@@ -3,6 +3,7 @@
 // transferred: the caller's views are dead afterwards. Every method rejects with a MeshError.
 import type { Tensor, Tensors } from './tensor.ts';
 import { z } from 'zod';
+import { storeSpecSchema, type LayerStore } from './layer-store.ts';
 import { modelSpecSchema } from './model-spec.ts';
 
 const unit = z.number().min(0).lt(1);
@@ -48,6 +49,8 @@ export const stageSpecSchema = z.strictObject({
    * that would then need more memory than is lent is refused before it is built.
    */
   load: z.strictObject({ B: count, T: count, kept: count }).optional(),
+  /** Keeps a parameter store, for averaging with replicas. */
+  store: storeSpecSchema.optional(),
 });
 export type StageSpec = z.infer<typeof stageSpecSchema>;
 
@@ -148,7 +151,8 @@ export interface StepOptions {
   gradientScale?: number;
 }
 
-export interface Compute {
+/** Of a stage that was opened with `store` also its parameter store: see layer-store.ts. */
+export interface Compute extends LayerStore {
   describe(): Promise<GpuDescription & { stats: ComputeStats }>;
   /** Builds the stage, initialises weights from the seed, compiles and warms every kernel. `stage` is the handle of all other calls. */
   open(spec: StageSpec): Promise<{ stage: number; info: StageInfo }>;

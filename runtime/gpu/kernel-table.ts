@@ -55,6 +55,24 @@ const embedSizes = { rows: 'u32', C: 'u32', first: 'u32', count: 'u32' } as cons
 const dropoutSizes = { count: 'u32', seed: 'u32', threshold: 'u32', gain: 'f32' } as const;
 const formats = [{ BRAIN: false }, { BRAIN: true }] as const;
 
+const windowSizes = { size: 'u32', stride: 'u32', padding: 'u32', outHeight: 'u32', outWidth: 'u32' } as const;
+const imageSizes = { height: 'u32', width: 'u32', channel: 'u32', pixel: 'u32' } as const;
+const poolSizes = {
+  count: 'u32',
+  C: 'u32',
+  ...imageSizes,
+  size: 'u32',
+  stride: 'u32',
+  outHeight: 'u32',
+  outWidth: 'u32',
+  outChannel: 'u32',
+  outPixel: 'u32',
+} as const;
+const pools = [{ MAX: false }, { MAX: true }] as const;
+const itemSizes = { items: 'u32' } as const;
+const blockSizes = { blocks: 'u32', fours: 'u32' } as const;
+const bits = [{ BITS: 8 }, { BITS: 4 }] as const;
+
 export const kernelTable = {
   'bias-backward': {
     outputs: 1,
@@ -179,6 +197,49 @@ export const kernelTable = {
   'dropout-in-place': { outputs: 1, inputs: 0, sizes: dropoutSizes, workgroup: 64, variants: plain },
   'to-half': { outputs: 1, inputs: 1, sizes: { count: 'u32' }, workgroup: 64, variants: formats },
   'from-half': { outputs: 1, inputs: 1, sizes: { count: 'u32' }, workgroup: 64, variants: formats },
+  'layer-distance': { outputs: 1, inputs: 3, sizes: itemSizes, workgroup: 64, variants: plain },
+  'layer-merge': { outputs: 2, inputs: 5, sizes: itemSizes, workgroup: 64, variants: plain },
+  'layer-apply': { outputs: 2, inputs: 2, sizes: itemSizes, workgroup: 64, variants: plain },
+  'outer-step': {
+    outputs: 4,
+    inputs: 3,
+    sizes: { items: 'u32', rate: 'f32', momentum: 'f32', pull: 'f32' },
+    workgroup: 64,
+    variants: [{ PAIR: false }, { PAIR: true }],
+  },
+  'trimmed-mean': {
+    outputs: 1,
+    inputs: 1,
+    sizes: { count: 'u32', parts: 'u32', stride: 'u32', trim: 'u32' },
+    workgroup: 64,
+    variants: plain,
+  },
+  'block-quantise': { outputs: 3, inputs: 1, sizes: blockSizes, workgroup: 64, variants: bits },
+  'block-dequantise': { outputs: 1, inputs: 2, sizes: blockSizes, workgroup: 64, variants: bits },
+  unfold: {
+    outputs: 1,
+    inputs: 1,
+    sizes: { M: 'u32', K: 'u32', run: 'u32', first: 'u32', ...imageSizes, sample: 'u32', ...windowSizes },
+    workgroup: 64,
+    variants: plain,
+  },
+  'unfold-backward': {
+    outputs: 1,
+    inputs: 1,
+    sizes: { count: 'u32', first: 'u32', C: 'u32', K: 'u32', ...imageSizes, ...windowSizes },
+    workgroup: 64,
+    variants: plain,
+  },
+  'convolution-backward-weights': {
+    outputs: 2,
+    inputs: 2,
+    sizes: { M: 'u32', N: 'u32', K: 'u32', span: 'u32', ...imageSizes, sample: 'u32', ...windowSizes },
+    workgroup: 64,
+    variants: plain,
+  },
+  pool: { outputs: 1, inputs: 1, sizes: poolSizes, workgroup: 64, variants: pools },
+  'pool-backward': { outputs: 1, inputs: 2, sizes: poolSizes, workgroup: 64, variants: pools },
+  'pool-backward-apart': { outputs: 1, inputs: 2, sizes: poolSizes, workgroup: 64, variants: pools },
   attention: { outputs: 2, inputs: 3, ...attention },
   'attention-subgroup': { outputs: 2, inputs: 3, ...attentionSubgroup },
   'attention-delta': { outputs: 1, inputs: 2, sizes: attentionSizes, workgroup: 64, variants: plain },

@@ -4,7 +4,7 @@ import type { GpuDescription, StageSpec } from '../compute.ts';
 import { MeshError } from '../errors.ts';
 import { mebibytes } from '../gpu/buffers.ts';
 import { Gpu } from '../gpu/gpu.ts';
-import { f32Tensor, i32Tensor, elements, type Tensor } from '../tensor.ts';
+import { f32Tensor, i32Tensor, elements, type Tensor, type Tensors } from '../tensor.ts';
 import { Stage } from './stage.ts';
 import { layerCount } from './spec.ts';
 
@@ -57,9 +57,21 @@ export async function predictMemory(spec: StageSpec, load: Load, description: Gp
       for (const key of keys) await stage.backward(key, zeros(shaped(info.outputShape)), true);
     }
     await stage.state.step({});
+    if (spec.store) await mergeOnce(stage);
     heldBytes = Math.max(heldBytes, gpu.stats.usedBytes);
   }
   return { peakBytes: gpu.stats.peakBytes, stateBytes, keptBytes, heldBytes };
+}
+
+/** A round of averaging with two peers that bring everything. */
+async function mergeOnce({ store }: Stage): Promise<void> {
+  const units = (await store.snapshot()).progress.map((_, unit) => unit);
+  const served = async (): Promise<Tensors> => (await store.serve({ kind: 'weights', units, format: 'f32' })).tensors;
+  const parts: number[] = [];
+  for (let i = 0; i < 2; i += 1) parts.push((await store.receive({ units, format: 'f32' }, await served())).part);
+  const from = parts.map((part) => ({ part, coefficient: 1 / 3 }));
+  await store.merge(units.map((unit) => ({ unit, from })));
+  store.drop(parts);
 }
 
 /** What a stage under this load needs. Throws `out-of-memory`, with what would fit, where that is more than the budget. */

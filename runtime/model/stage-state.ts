@@ -73,6 +73,11 @@ export class StageState {
     return this.#version;
   }
 
+  /** The weights were changed from outside. */
+  touch(): void {
+    this.#version += 1;
+  }
+
   release(): void {
     for (const set of [this.weights, this.gradients, ...this.#moments.map(({ set: moment }) => moment)])
       set.release(this.#gpu);

@@ -13,6 +13,8 @@ import type { Pass } from './pass.ts';
 import { HalfWeights, Tables } from './side-tables.ts';
 import { stageInfo } from './spec.ts';
 import { StageState, stateUses } from './stage-state.ts';
+import { ParameterStore, storeUses } from './store.ts';
+import { unitsOf } from './units.ts';
 
 interface Kept {
   extent: Extent;
@@ -36,12 +38,21 @@ export class Stage {
   readonly #halves: HalfWeights | null;
   readonly #tables: Tables;
   readonly #kept = new Map<string, Kept>();
+  readonly #store: ParameterStore | null;
 
-  private constructor(gpu: Gpu, spec: StageSpec, info: StageInfo, parts: StageParts, state: StageState) {
+  private constructor(
+    gpu: Gpu,
+    spec: StageSpec,
+    info: StageInfo,
+    parts: StageParts,
+    state: StageState,
+    store: ParameterStore | null,
+  ) {
     this.#gpu = gpu;
     this.info = info;
     this.state = state;
     this.#parts = parts;
+    this.#store = store;
     this.#tables = new Tables(gpu);
     const { precision = 'f32' } = spec;
     this.#halves = precision === 'f32' ? null : new HalfWeights(gpu, state, precision);
@@ -60,16 +71,27 @@ export class Stage {
         ...(needs.length > 0 ? matmulUses(gpu.description, needs) : []),
         ...stateUses(spec),
         ...(weights === 'f32' ? [] : halfUses(weights)),
+        ...(spec.store ? storeUses(spec.store) : []),
       ]);
-      return new Stage(gpu, spec, info, parts, state);
+      const store = spec.store
+        ? await ParameterStore.create(gpu, state, unitsOf(info.parameters, spec.store.unitBytes), spec.store)
+        : null;
+      return new Stage(gpu, spec, info, parts, state, store);
     } catch (cause) {
       state.release();
       throw cause;
     }
   }
 
+  /** Throws `usage` where the stage was opened without one. */
+  get store(): ParameterStore {
+    if (this.#store) return this.#store;
+    throw new MeshError('usage', 'This stage keeps no parameter store.', 'Open it with `store`, for averaging.');
+  }
+
   close(): void {
     this.#forget([...this.#kept.keys()]);
+    this.#store?.release();
     this.state.release();
     this.#halves?.release();
     this.#tables.release();

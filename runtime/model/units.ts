@@ -61,7 +61,7 @@ function layersOf(parameters: readonly ParameterInfo[]): Map<string, ParameterIn
 function chunksOf(rows: number, alike: readonly ParameterInfo[], unitBytes: number): UnitRange[][] {
   const widths = alike.map(({ shape }) => shape.slice(1).reduce((product, size) => product * size, 1));
   const rowBytes = widths.reduce((sum, width) => sum + width * 4, 0);
-  const chunks = Math.min(rows, Math.ceil((rows * rowBytes) / unitBytes));
+  const chunks = Math.ceil(rows / Math.max(1, Math.floor(unitBytes / rowBytes)));
   return Array.from({ length: chunks }, (_, i) => {
     const first = Math.floor((i * rows) / chunks);
     const end = Math.floor(((i + 1) * rows) / chunks);

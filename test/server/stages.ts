@@ -1,5 +1,6 @@
 // Hosted stages without GPU and links, for tests of their bookkeeping: a Compute of one number, and an Ask that leads from host to
 // host. What the real ones do with memory is done here too: tensors given to Compute are dead afterwards, a link copies.
+import type { LayerStore } from '../../runtime/layer-store.ts';
 import type { Compute, StageSpec } from '../../runtime/compute.ts';
 import { MeshError } from '../../runtime/errors.ts';
 import type { EventOf, MeshEvent } from '../../runtime/events.ts';
@@ -31,6 +32,19 @@ export const valueOf = (tensors: Tensors | undefined, name = 'w'): number => {
  * One weight w and its gradient g. A last stage (`to` 2) adds scale · Σx in `loss`, any other Σdy in `backward`; `step` is w ← w − g.
  * `calls` are those that change something, in order; `before` lets a test wait, or fail, within one.
  */
+/** What these stages are not asked for: they keep no parameter store. */
+const unasked = (): Promise<never> => Promise.reject(new Error('there is no store'));
+const noStore: LayerStore = {
+  snapshot: unasked,
+  serve: unasked,
+  receive: unasked,
+  merge: unasked,
+  drop: unasked,
+  outerGradient: unasked,
+  outerStep: unasked,
+  load: unasked,
+};
+
 export class FakeCompute {
   weight = 1;
   gradient = 0;
@@ -102,6 +116,7 @@ export class FakeCompute {
         else this.optimizerStep = value;
       });
     },
+    ...noStore,
     combine: (_, kind, parts, coefficients, mode) => {
       const values = parts.map((part) => sum(take(part.get('w'))));
       return this.#turn(`${mode} ${kind} ${values.join(' ')}`, () => {
