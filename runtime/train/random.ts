@@ -32,6 +32,8 @@ export function randomBelow(bound: number, words: () => number): number {
 
 /** Streams from here on are those of steps; below are those of epochs. */
 const STEP_STREAMS = 2 ** 40;
+/** And from here on those of what is drawn once, before a run: who gets which data. */
+export const ONCE_STREAMS = 2 ** 52;
 
 /** A seed for what is random in one microbatch of one step, whoever drives it and however often. */
 export function microbatchSeed(seed: number, step: number, microbatch: number): number {
