@@ -39,5 +39,19 @@ export function parseIdx(bytes: Uint8Array<ArrayBuffer>, name = 'The data'): Idx
   return { shape, data: bytes.subarray(headerBytes) };
 }
 
+/**
+ * How long the whole file is, as its first bytes declare; null where they are too few, or no IDX header. Beyond 2^53 not exact.
+ */
+export function declaredBytes(start: Uint8Array): number | null {
+  if (start.byteLength < 4) return null;
+  const view = new DataView(start.buffer, start.byteOffset, start.byteLength);
+  const dimensions = view.getUint8(3);
+  const headerBytes = 4 + 4 * dimensions;
+  if (view.getUint32(0) >>> 8 !== UNSIGNED_BYTE || start.byteLength < headerBytes) return null;
+  let bytes = 1;
+  for (let at = 4; at < headerBytes; at += 4) bytes *= view.getUint32(at);
+  return headerBytes + bytes;
+}
+
 const badFile = (message: string): MeshError =>
   new MeshError('bad-file', message, 'Get the file again; it must be an uncompressed IDX file of unsigned bytes.');

@@ -5,18 +5,9 @@ import { loadDataset } from '../../node/datasets.ts';
 import { MeshError } from '../../runtime/errors.ts';
 import { f32Of, i32Of } from '../../runtime/tensor.ts';
 import { batch, datasetFromIdx, epochOrder, MNIST_NORMALISATION } from '../../runtime/train/data.ts';
-import { parseIdx } from '../../runtime/train/idx.ts';
+import { declaredBytes, parseIdx } from '../../runtime/train/idx.ts';
 import { randomBelow, randomWords } from '../../runtime/train/random.ts';
-
-/** The bytes of an IDX file of unsigned bytes. */
-function idxBytes(shape: readonly number[], data: Uint8Array): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(4 + 4 * shape.length + data.length);
-  const view = new DataView(bytes.buffer);
-  view.setUint32(0, 0x0800 + shape.length);
-  shape.forEach((size, i) => view.setUint32(4 + 4 * i, size));
-  bytes.set(data, 4 + 4 * shape.length);
-  return bytes;
-}
+import { idxBytes } from '../support/idx.ts';
 
 const idx = (shape: readonly number[], data: Uint8Array) => parseIdx(idxBytes(shape, data));
 const isBadFile = (error: unknown): boolean => error instanceof MeshError && error.code === 'bad-file';
@@ -33,6 +24,18 @@ describe('IDX files', () => {
         assert.deepEqual(file.data, data);
       }),
     );
+  });
+
+  it('says how long a file is from its beginning alone', () => {
+    fc.assert(
+      fc.property(shapes, (shape) => {
+        const bytes = idxBytes(shape, new Uint8Array(shape.reduce((a, b) => a * b, 1)));
+        const headerBytes = 4 + 4 * shape.length;
+        assert.equal(declaredBytes(bytes.subarray(0, headerBytes)), bytes.length);
+        assert.equal(declaredBytes(bytes.subarray(0, headerBytes - 1)), null);
+      }),
+    );
+    assert.equal(declaredBytes(new TextEncoder().encode('<!doctype html>')), null);
   });
 
   it('refuses a file that is cut short or has bytes left over', () => {
@@ -142,6 +145,23 @@ describe('data sets and batches', () => {
     const { mean, deviation } = MNIST_NORMALISATION;
     const expected = [6, 7, 8, 9, 0, 255, 128, 1].map((byte) => Math.fround((byte / 255 - mean) / deviation));
     assert.deepEqual([...f32Of(x)], expected);
+  });
+
+  it('scales each channel by its own mean and deviation, where there are several', () => {
+    const normalisation = { mean: [0, 0.5], deviation: [1, 0.25] };
+    const data = datasetFromIdx('tiny', images, labels, { normalisation });
+    const [a, b, c, d] = f32Of(batch(data, [0]).x); // (2 channels, 1, 2): bytes 0, 255 | 128, 1
+    assert.deepEqual([a, b], [0, 1]);
+    assert.deepEqual([c, d], [Math.fround((128 / 255 - 0.5) / 0.25), Math.fround((1 / 255 - 0.5) / 0.25)]);
+    const alike = datasetFromIdx('tiny', images, labels, { normalisation: { mean: [0.1, 0.1], deviation: 0.5 } });
+    const plain = datasetFromIdx('tiny', images, labels, { normalisation: { mean: 0.1, deviation: 0.5 } });
+    assert.deepEqual(batch(alike, [2, 1]), batch(plain, [2, 1]));
+    for (const wrong of [
+      { mean: [0, 0, 0], deviation: 1 },
+      { mean: [0, 0], deviation: [1] },
+      { mean: [], deviation: 1 },
+    ])
+      assert.throws(() => datasetFromIdx('tiny', images, labels, { normalisation: wrong }), { code: 'usage' });
   });
 
   it('refuses pairs that do not fit, labels out of range and rows that do not exist', () => {
