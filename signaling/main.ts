@@ -1,6 +1,7 @@
 // The monitor as a program. It listens on this machine only unless it is told otherwise.
 import { z } from 'zod';
 import { command, option, runCommand, spelled } from '../node/command.ts';
+import { findDataFile } from '../node/data-files.ts';
 import { formatJoinUrl, parseJoinUrl } from '../runtime/mesh/join-url.ts';
 import type { IceServer } from './peers.ts';
 import { createMonitor, DEFAULT_PORT, isLoopback, type MonitorServer } from './server.ts';
@@ -59,6 +60,7 @@ export const monitor = command({
       ...(options.state === undefined ? {} : { stateDir: options.state }),
       ...(options.publicHost === undefined ? {} : { publicHost: options.publicHost }),
       iceServers: options.ice.map(parseIceServer),
+      findDataFile,
       emit,
     });
     explain(options, server, say);

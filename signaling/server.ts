@@ -11,6 +11,7 @@ import type { Emit } from '../runtime/events.ts';
 import { formatJoinUrl, TOKEN_PATTERN } from '../runtime/mesh/join-url.ts';
 import { MAX_RELAY_BYTES } from '../runtime/wire/monitor-messages.ts';
 import type { MeshRecord } from '../runtime/wire/records.ts';
+import { createDataRoute, type FindDataFile } from './data-files.ts';
 import { Peers, type IceServer } from './peers.ts';
 import { defaultStateDir, loadTls, loadToken, machineAddresses, type TlsIdentity } from './state.ts';
 import { createHostCheck, createWebPage, isOwnOrigin } from './web-page.ts';
@@ -42,6 +43,8 @@ export interface MonitorOptions {
   iceServers?: IceServer[];
   /** The built web app. */
   webRoot?: string;
+  /** Where the machine's data sets are; without it the monitor serves none. */
+  findDataFile?: FindDataFile;
   emit?: Emit;
   now?: () => number;
 }
@@ -78,6 +81,7 @@ export async function createMonitor(options: MonitorOptions = {}): Promise<Monit
   ]);
   const page = createWebPage({
     webRoot: options.webRoot ?? fileURLToPath(new URL('../dist/web', import.meta.url)),
+    data: createDataRoute(options.findDataFile ?? (() => Promise.resolve(null))),
     isHost,
     health: () => ({ ok: true, peers: peers.size, records: peers.directory.size }),
   });

@@ -1,4 +1,5 @@
-// The HTTP side of the monitor: the built web app, /healthz, and who may ask. Files only, from one directory, nothing computed.
+// The HTTP side of the monitor: the built web app, /healthz, and who may ask. Files only, from one directory, nothing computed; what
+// is under /data/ is another file's business.
 import { createReadStream } from 'node:fs';
 import { realpath, stat } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
@@ -66,8 +67,13 @@ export function isOwnOrigin(request: IncomingMessage): boolean {
   return URL.canParse(origin) && new URL(origin).host === host;
 }
 
+/** Answers a decoded path that does not climb, of a GET or HEAD to one of this monitor's names. */
+export type Route = (path: string, request: IncomingMessage, response: ServerResponse) => Promise<void>;
+
 export interface WebPageOptions {
   webRoot: string;
+  /** Everything under /data/. */
+  data: Route;
   isHost: (host: string | undefined) => boolean;
   health: () => object;
 }
@@ -93,6 +99,7 @@ async function answer(options: WebPageOptions, request: IncomingMessage, respons
     response.end(`${JSON.stringify(options.health())}\n`);
     return;
   }
+  if (path.startsWith('/data/')) return options.data(path, request, response);
   const file = await findFile(options.webRoot, path === '/' ? '/index.html' : path);
   if (file) return send(file, path, request, response);
   if (path !== '/') return plain(response, 404, 'There is no such page.\n');
@@ -138,7 +145,7 @@ async function send(
   else await pipeline(createReadStream(file.path), response);
 }
 
-function plain(response: ServerResponse, status: number, text: string): void {
+export function plain(response: ServerResponse, status: number, text: string): void {
   response.statusCode = status;
   response.setHeader('Content-Type', 'text/plain; charset=utf-8');
   response.end(text);
