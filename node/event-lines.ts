@@ -48,6 +48,10 @@ function describe(event: MeshEvent): string | null {
       return `Stage ${event.uid} serves run ${event.run}: layers ${event.layers[0]} to ${event.layers[1]}, ${event.parameterBytes} bytes of parameters`;
     case 'stage.adopted':
       return `Stage ${event.uid} took over the state of ${event.from} at step ${event.step}`;
+    case 'peer.struck':
+      return `${event.uid}: strike ${event.strikes} against ${event.peer}, ${event.offence}: ${event.detail}`;
+    case 'peer.banned':
+      return `${event.uid} leaves ${event.peer} out for ${event.seconds.toFixed(0)} s: ${event.offence}, ${event.reason}`;
     case 'stage.closed':
       return `Stage ${event.uid} is free again (run ${event.run} ended)`;
     case 'step.done':

@@ -76,6 +76,21 @@ export type MeshEvent =
       gradientNorm?: number;
     }
   | { kind: 'stages.averaged'; run: string; stage: string; replicas: string[] }
+  /** A replica merged layers of others into its own, in one round or exchange. */
+  | {
+      kind: 'layers.merged';
+      uid: string;
+      run: string;
+      round: number;
+      peers: string[];
+      units: number;
+      /** Received for it. */
+      bytes: number;
+      ms: number;
+    }
+  /** A replica saw another do what no honest one does; after three times it leaves it out for a while. */
+  | { kind: 'peer.struck'; uid: string; peer: string; offence: string; detail: string; strikes: number }
+  | { kind: 'peer.banned'; uid: string; peer: string; offence: string; reason: string; round: number; seconds: number }
   | {
       kind: 'run.progress';
       run: string;

@@ -76,11 +76,11 @@ export class Round {
   }
 
   /**
-   * The peer did not answer, or not with what was asked for. Units that nobody else has brought or is bringing are asked of the next best
-   * peers, unless it is too late for that; they keep their own weights then.
+   * The peer did not answer, or not with all that was asked for. Units that nobody else has brought or is bringing are asked of the next
+   * best peers, unless it is too late for that; they keep their own weights then.
    */
-  failed(request: PullRequest, now: number): PullRequest[] {
-    this.#outstanding.delete(request);
+  failed(request: PullRequest, now: number, arrivals: readonly Arrival[] = []): PullRequest[] {
+    this.arrived(request, arrivals);
     const { plan } = this.#options;
     if (now - this.#options.now > this.#longestMs * LATE) return [];
     const instead = new Map<string, number[]>();
@@ -97,7 +97,7 @@ export class Round {
     return this.#outstanding.size === 0;
   }
 
-  /** How far away each peer's units are against what is usual; what judge.ts looks at. */
+  /** By unit, what each peer brought: what judge.ts looks at. */
   get arrivals(): ReadonlyMap<number, readonly (Arrival & { peer: string })[]> {
     return this.#arrived;
   }

@@ -6,6 +6,7 @@ import type { Request } from '../wire/messages.ts';
 import type { PeerId } from '../wire/ids.ts';
 import type { Tensor, Tensors } from '../tensor.ts';
 import type { HostedStage } from './hosted-stage.ts';
+import { averagingOf } from './layers.ts';
 import { stepNow } from './microbatch.ts';
 import type { StageRun } from './stage-run.ts';
 
@@ -85,28 +86,12 @@ export async function average(
   context: Context,
 ): Promise<Answer<'stage.average'>> {
   const run = stage.expect(body.run);
-  run.averaging ??= mergeOthers(stage, run, body, context).finally(() => (run.averaging = null));
-  return { body: { merged: await run.averaging } };
-}
-
-async function mergeOthers(
-  stage: HostedStage,
-  run: StageRun,
-  body: Request<'stage.average'>,
-  context: Context,
-): Promise<number> {
-  const { compute, ask } = stage.options;
-  const options = { signal: context.signal, deadlineMs: context.deadlineMs };
-  const snapshot = await compute.read(run.handle, 'weights');
-  const others = body.replicas.filter((replica) => replica.uid !== stage.uid);
-  const outcomes = await Promise.allSettled(
-    others.map((replica) => ask(replica, 'stage.pull', { uid: replica.uid, run: body.run, state: 'weights' }, options)),
-  );
-  const pulled = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value.tensors] : []));
-  if (pulled.length === 0) return 0;
-  const share = 1 / (pulled.length + 1);
-  await compute.combine(run.handle, 'weights', [snapshot, ...pulled], [share - 1, ...pulled.map(() => share)], 'add');
-  return pulled.length;
+  const averaging = averagingOf(stage.uid, run);
+  run.round ??= averaging
+    .round(body.replicas, body.round, context.signal)
+    .then((merged) => merged.filter((uid) => uid !== stage.uid).length)
+    .finally(() => (run.round = null));
+  return { body: { merged: await run.round } };
 }
 
 /** Builds the stage, or finds it built; what the request brings is the state of one that is new. It takes no work until that is in. */

@@ -1,5 +1,6 @@
 // All stages that a peer hosts: their handlers, their records in the directory, their figures once a second.
 import { MeshError } from '../errors.ts';
+import type { OwnData } from '../average/averaging.ts';
 import type { Compute, GpuDescription } from '../compute.ts';
 import type { ModelSpec } from '../model-spec.ts';
 import type { Emit } from '../events.ts';
@@ -12,6 +13,7 @@ import { HostedStage } from './hosted-stage.ts';
 import { Turns } from './turns.ts';
 import * as commit from './commit.ts';
 import * as exchange from './exchange.ts';
+import * as layers from './layers.ts';
 import * as microbatch from './microbatch.ts';
 
 export interface StageHostOptions {
@@ -45,13 +47,17 @@ export class StageHost {
     return [...this.#stages.values()];
   }
 
-  add(uid: Uid, pinned?: { model: ModelSpec; from: number; to: number }): HostedStage {
+  add(uid: Uid, pinned?: { model: ModelSpec; from: number; to: number }, own?: OwnData): HostedStage {
     if (this.#stages.has(uid))
       throw new MeshError('usage', `This process already hosts ${uid}.`, 'Name each UID once.');
-    const { compute, ask, emit, isConnected } = this.#options;
+    const { compute, ask, emit, isConnected, self } = this.#options;
     const now = this.#options.now ?? (() => performance.now());
     const turns = this.#turns;
-    const stage = new HostedStage({ uid, compute, turns, ask, emit, isConnected, now, ...(pinned ? { pinned } : {}) });
+    const stage = new HostedStage({
+      ...{ uid, self, compute, turns, ask, emit, isConnected, now },
+      ...(pinned ? { pinned } : {}),
+      ...(own ? { own } : {}),
+    });
     this.#stages.set(uid, stage);
     return stage;
   }
@@ -124,6 +130,8 @@ export class StageHost {
       'stage.flush': (body) => exchange.flush(at(body.uid), body),
       'stage.average': (body, _tensors, context) => exchange.average(at(body.uid), body, context),
       'stage.pull': (body) => exchange.pull(at(body.uid), body),
+      'layers.offer': (body) => layers.offer(at(body.uid), body),
+      'layers.pull': (body, tensors, context) => layers.pull(at(body.uid), body, tensors, context),
       'stage.close': async ({ uid, run }) => {
         await at(uid).close(run);
         return { body: {} };

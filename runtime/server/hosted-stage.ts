@@ -1,6 +1,8 @@
 // One stage that this peer hosts: whom it serves, and which run. What it does with a microbatch is microbatch.ts, what it does with
 // other replicas exchange.ts.
 import { MeshError, toMeshError } from '../errors.ts';
+import { DEFAULT_AVERAGE } from '../average-spec.ts';
+import { Averaging, REPLICA_AVERAGE, type OwnData } from '../average/averaging.ts';
 import type { Compute, StageSpec } from '../compute.ts';
 import type { ModelSpec } from '../model-spec.ts';
 import type { Emit } from '../events.ts';
@@ -13,6 +15,8 @@ import type { Turns } from './turns.ts';
 
 export interface HostedStageOptions {
   uid: Uid;
+  /** This peer. */
+  self: PeerId;
   compute: Compute;
   /** One for all stages that share a GPU. */
   turns: Turns;
@@ -22,6 +26,8 @@ export interface HostedStageOptions {
   isConnected: (peer: PeerId) => boolean;
   /** What the operator decided that this stage is; a client that wants something else is turned away. */
   pinned?: { model: ModelSpec; from: number; to: number };
+  /** Of a worker, which trains on data of its own. */
+  own?: OwnData;
   now: () => number;
 }
 
@@ -71,6 +77,7 @@ export class HostedStage {
     const current = this.#current;
     if (current?.run !== run) return;
     this.#current = null;
+    current.averaging?.close('the stage was closed');
     await this.options.compute.close(current.handle);
     this.options.emit({ kind: 'stage.closed', uid: this.uid, run });
   }
@@ -119,18 +126,21 @@ export class HostedStage {
       );
     if (current) await this.close(current.run);
     const { stage: handle, info } = await compute.open(body.spec);
-    this.#current = new StageRun({
+    const run = new StageRun({
       run: body.run,
       spec: body.spec,
       mode: body.mode,
       accumulate: body.accumulate,
       rate: body.rate,
       clip: body.clip,
+      average: body.average,
       owner,
       handle,
       info,
       step: 0,
     });
+    run.averaging = this.#averagingOf(run, body);
+    this.#current = run;
     emit({
       kind: 'stage.opened',
       uid: this.uid,
@@ -138,7 +148,16 @@ export class HostedStage {
       layers: [body.spec.from, body.spec.to],
       parameterBytes: info.parameterBytes,
     });
-    return this.#current;
+    return run;
+  }
+
+  #averagingOf(run: StageRun, { spec: stage, average }: OpenRequest): Averaging | null {
+    if (!stage.store) return null;
+    const { uid, self, compute, ask, emit, own = { labels: [], degree: () => 0 }, now } = this.options;
+    const spec = average ?? { ...DEFAULT_AVERAGE, ...REPLICA_AVERAGE };
+    const { run: id, info, handle } = run;
+    const steps = (): number => run.step;
+    return new Averaging({ uid, self, run: id, stage, info, handle, spec, compute, ask, emit, own, steps, now });
   }
 
   /** A round trip to the worker: whoever asks learns of a lost device or a hung driver too. After a loss the stage is built anew. */
@@ -166,8 +185,8 @@ export class HostedStage {
 }
 
 /** All that a request to open says of a stage: where any of it differs, what is there serves another run of the same name. */
-const asked = ({ spec, mode, accumulate, rate, clip }: Omit<OpenRequest, 'run'>): string =>
-  JSON.stringify({ spec, mode, accumulate, rate, clip });
+const asked = ({ spec, mode, accumulate, rate, clip, average }: Omit<OpenRequest, 'run'>): string =>
+  JSON.stringify({ spec, mode, accumulate, rate, clip, average });
 
 function expectPinned(uid: Uid, pinned: { model: ModelSpec; from: number; to: number }, spec: StageSpec): void {
   const same =

@@ -1,6 +1,8 @@
 // What a hosted stage knows of the run that it serves: where it stands, and which microbatches its gradient holds. This is where
 // "at most once" is decided; everything here is synchronous, so that a decision and the GPU work it stands for cannot be separated.
 import { MeshError } from '../errors.ts';
+import type { AverageSpec } from '../average-spec.ts';
+import type { Averaging } from '../average/averaging.ts';
 import type { StageInfo, StageSpec } from '../compute.ts';
 import type { PeerId, RunId } from '../wire/ids.ts';
 import type { Rate } from '../wire/messages.ts';
@@ -15,6 +17,8 @@ export interface StageRunOptions {
   /** Async: the learning rate by the plan's step, and the largest norm of a gradient. */
   rate?: Rate | undefined;
   clip?: number | undefined;
+  /** Async: how it is averaged with other replicas. */
+  average?: AverageSpec | undefined;
   /** The client that opened it. */
   owner: PeerId;
   handle: number;
@@ -32,6 +36,7 @@ export class StageRun {
   readonly accumulate: number;
   readonly rate: Rate | undefined;
   readonly clip: number | undefined;
+  readonly average: AverageSpec | undefined;
   readonly handle: number;
   readonly info: StageInfo;
   owner: PeerId;
@@ -49,8 +54,10 @@ export class StageRun {
   lastGradientNorm = 0;
   /** Its state is being replaced by that of another replica: it takes no work. */
   isAdopting = false;
+  /** Async: how it stays together with other replicas, where it was opened with a parameter store. */
+  averaging: Averaging | null = null;
   /** Async: the average under way; whoever asks again waits for the same one. */
-  averaging: Promise<number> | null = null;
+  round: Promise<number> | null = null;
   /** Sync: the optimizer step under way: whoever asks again waits for the same one, and nothing of this step may be touched. */
   applying: Promise<number> | null = null;
   /** Async: a clipped step under way, between whose norm and whose step nothing may be added. Never rejects. */
@@ -68,6 +75,7 @@ export class StageRun {
     this.accumulate = options.accumulate;
     this.rate = options.rate;
     this.clip = options.clip;
+    this.average = options.average;
     this.handle = options.handle;
     this.info = options.info;
     this.owner = options.owner;

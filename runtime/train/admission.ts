@@ -3,6 +3,8 @@
 import { MeshError, toMeshError } from '../errors.ts';
 import type { StageSpec } from '../compute.ts';
 import type { Request } from '../wire/messages.ts';
+import { DEFAULT_AVERAGE } from '../average-spec.ts';
+import { storeOf } from '../average/averaging.ts';
 import { momentNames, stageInfo } from '../model/spec.ts';
 import { sameShape } from '../tensor.ts';
 import { isLanguage } from '../model-spec.ts';
@@ -92,12 +94,14 @@ export class Admission {
     const { config, plans } = this.#options;
     const plan = plans[stage];
     if (!plan) throw new MeshError('internal', `There is no stage ${stage}.`, 'This is a defect: please report it.');
-    const { model, seed, optimizer, precision, recompute } = config;
+    const { model, seed, optimizer, precision, recompute, mode, average = DEFAULT_AVERAGE } = config;
+    const { parameterBytes } = stageInfo(model, plan.from, plan.to);
     return {
       ...{ model, from: plan.from, to: plan.to, seed, optimizer },
       ...(precision === undefined ? {} : { precision }),
       ...(recompute === undefined ? {} : { recompute }),
       load: loadOf(config),
+      ...(mode === 'async' ? { store: storeOf(parameterBytes, average) } : {}),
     };
   }
 
@@ -250,6 +254,7 @@ export class Admission {
     const pace = {
       ...(config.schedule ? { rate: rateOf(config.schedule, optimizer.lr, schedule.steps) } : {}),
       ...(clip === undefined ? {} : { clip }),
+      ...(config.average ? { average: config.average } : {}),
     };
     const spec = this.specOf(member.stage);
     return { uid: member.replica.uid, run, spec, mode, accumulate, ...(mode === 'async' ? pace : {}) };

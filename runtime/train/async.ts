@@ -162,6 +162,7 @@ async function drive(session: Session, trainer: Trainer, task: Microbatch, signa
  */
 async function bringTogether(session: Session): Promise<void> {
   const { roster, ask, run, signal, plans, emit } = session.options;
+  session.averageRound += 1;
   await Promise.all(
     plans.map(async (plan, stage) => {
       const members = roster.members('active', stage);
@@ -170,11 +171,19 @@ async function bringTogether(session: Session): Promise<void> {
       );
       signal.throwIfAborted();
       for (const [member, error] of flushed) dropOut(session, member, error);
-      const [first, ...others] = members.filter((member) => !flushed.has(member));
+      const left = members.filter((member) => !flushed.has(member));
+      const [first, ...others] = left;
       if (!first || others.length === 0) return;
-      const replicas = [first, ...others].map((member) => member.replica);
+      const replicas = left.map((member) => member.replica);
       const options = { signal, deadlineMs: AVERAGE_MS };
-      await ask(first.replica, 'stage.average', { uid: first.replica.uid, run, replicas }, options);
+      // An exchange of low-communication training needs all of them; of an average, one merges for all.
+      const merging = session.options.config.average?.outer ? left : [first];
+      const round = session.averageRound;
+      await Promise.all(
+        merging.map(({ replica }) =>
+          ask(replica, 'stage.average', { uid: replica.uid, run, replicas, round }, options),
+        ),
+      );
       const failed = await settled(others, (member) =>
         ask(member.replica, 'stage.adopt', { ...session.admission.openBody(member), from: first.replica }, options),
       );
@@ -211,13 +220,14 @@ function dropOut(session: Session, member: Member, error: MeshError): void {
 
 async function averageAll(session: Session): Promise<void> {
   const { plans, roster, ask, run, emit, signal } = session.options;
+  const round = (session.averageRound += 1);
   await Promise.all(
     plans.map(async (plan, stage) => {
       const replicas = roster.members('active', stage).map((member) => member.replica);
       if (replicas.length < 2) return;
       const outcomes = await Promise.allSettled(
         replicas.map((replica) =>
-          ask(replica, 'stage.average', { uid: replica.uid, run, replicas }, { signal, deadlineMs: AVERAGE_MS }),
+          ask(replica, 'stage.average', { uid: replica.uid, run, replicas, round }, { signal, deadlineMs: AVERAGE_MS }),
         ),
       );
       signal.throwIfAborted();

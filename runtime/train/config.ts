@@ -1,7 +1,8 @@
 // A run's configuration: one document, every key checked, every default stated here.
 import { z } from 'zod';
+import { averageSpecSchema } from '../average-spec.ts';
 import { optimizerSpecSchema } from '../compute.ts';
-import { modelSpecSchema } from '../model-spec.ts';
+import { isLanguage, modelSpecSchema } from '../model-spec.ts';
 import { MeshError } from '../errors.ts';
 import { layerCount, splitLayers, stageInfo } from '../model/spec.ts';
 import { textSpecSchema } from '../text/text-spec.ts';
@@ -64,8 +65,10 @@ const fields = z.strictObject({
   pipeline: z.enum(['gpipe', '1f1b']).optional(),
   /** How activations and their gradients travel between stages: f32 if absent. Evaluation is always f32. */
   wire: wireFormatSchema.optional(),
-  /** Async: full average of the replicas after this many optimizer steps. */
+  /** Async: an average of the replicas, or an exchange of low-communication training, after this many optimizer steps. */
   averageEvery: z.int().min(1).default(20),
+  /** Async: how replicas of a stage are averaged; the mean of all of them if absent. */
+  average: averageSpecSchema.optional(),
   /** Evaluate after this many steps, and at the end; after every epoch if absent. Async: after epochs only. */
   evalEvery: z.int().min(1).optional(),
   /** Rows of the held-out data that are evaluated: all of them if absent, of text the first 400 windows. */
@@ -132,10 +135,12 @@ function expectFit(config: RunConfig): void {
   const { model, data, mode, lossScale, sample, stages } = config;
   const plans = planStages(config);
   expectKind(model, data);
-  if (model.family !== 'mlp' && isText(data)) contextOf(model, data);
+  if (isLanguage(model) && isText(data)) contextOf(model, data);
   else if (sample) throw usage('sample: only a language model writes text');
   if (lossScale !== undefined && mode === 'async')
     throw usage('lossScale: an async stage steps by itself and scales nothing; use mode: sync');
+  if (config.average && mode === 'sync')
+    throw usage('average: in sync mode replicas add up their gradients in every step; use mode: async');
   if (config.pipeline === 'gpipe' && mode === 'async')
     throw usage('pipeline: gpipe has all microbatches of a step under way, and async has no common step; use 1f1b');
   const [first] = plans;

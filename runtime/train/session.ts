@@ -25,6 +25,8 @@ export class Session {
   #mostPeers = 0;
   /** Microbatches that count. */
   applied = 0;
+  /** Rounds of averaging that were asked for, in async mode. */
+  averageRound = -1;
   /** Null: the optimizer's own, at every step. */
   readonly rate: Rate | null;
   readonly lossScale: LossScale | null;

@@ -1,7 +1,9 @@
 // Every message between peers: one schema each for request and reply, parsed once at the edge; both ends infer their types here.
 // Tensors travel beside the body, by name; which ones is said at each message.
 import { z } from 'zod';
+import { averageSpecSchema } from '../average-spec.ts';
 import { stageSpecSchema } from '../compute.ts';
+import { layerFormatSchema } from '../layer-store.ts';
 import { wireFormatSchema } from './activation-codec.ts';
 import { peerIdSchema, runIdSchema, uidSchema } from './ids.ts';
 import { addressSchema } from './records.ts';
@@ -68,7 +70,21 @@ const opening = {
   /** Async, where a stage steps by itself: the learning rate by the plan's step, and the largest norm of this stage's gradient. */
   rate: rateSchema.optional(),
   clip: z.number().positive().optional(),
+  /** Async: how replicas of the stage are averaged. */
+  average: averageSpecSchema.optional(),
 };
+
+/** How replicas cut the stage into units: equal digests, equal units (runtime/model/units.ts). */
+const digest = z.string().max(16);
+const figure = z.number().min(0);
+/** Seconds that iterations of a worker take, by the neighbour that it pulls from, and alone; as old as `ageMs`. */
+const timesSchema = z.strictObject({
+  uid: uidSchema,
+  ageMs: figure,
+  alone: figure,
+  peers: z.array(z.strictObject({ uid: uidSchema, seconds: figure })).max(256),
+});
+export type Times = z.infer<typeof timesSchema>;
 
 export const messages = {
   /** Tensor `bytes` is thrown away: times a transfer. */
@@ -166,9 +182,12 @@ export const messages = {
     reply: z.strictObject({ step: count, gradientNorm: z.number() }),
   },
 
-  /** Async: w ← w_now + (average − snapshot) over all replicas given (this one among them). */
+  /**
+   * Async: one round of averaging with the replicas given (this one among them), by the run's `average`: w ← w_now + (average − snapshot).
+   * `round` counts the rounds of the run: low-communication training exchanges what is due in that one.
+   */
   'stage.average': {
-    request: z.strictObject({ ...at, replicas: z.array(replicaSchema).min(1).max(256) }),
+    request: z.strictObject({ ...at, replicas: z.array(replicaSchema).min(1).max(256), round: count.optional() }),
     reply: z.strictObject({ merged: count }),
   },
 
@@ -179,6 +198,38 @@ export const messages = {
   'stage.pull': {
     request: z.strictObject({ ...at, state: z.enum(['weights', 'gradients', 'optimizer', 'all']) }),
     reply: z.strictObject({ step: count }),
+  },
+  /**
+   * What a replica shows for averaging: the version of its weights, how far each unit has moved in training (running sums of squared norms),
+   * its shares of the classes, how many neighbours it has, and how long iterations take in the network as far as it knows.
+   */
+  'layers.offer': {
+    request: z.strictObject({ ...at, digest }),
+    reply: z.strictObject({
+      version: count,
+      steps: count,
+      round: count,
+      progress: z.array(figure).max(65_536),
+      labels: z.array(z.number().min(0).max(1)).max(1_000),
+      degree: z.int().min(0).max(100_000),
+      times: z.array(timesSchema).max(256),
+    }),
+  },
+  /**
+   * Units of what a replica shows (`outer`: of the outer gradient of an exchange), packed one after the other as tensor `data` and, of int8
+   * and int4, `scale`: see layer-store.ts. With `round`, those of that round or exchange; the reply waits until there are any. Tensors in
+   * the request are the asker's own units, which the replica merges half and half with those that it gives.
+   */
+  'layers.pull': {
+    request: z.strictObject({
+      ...at,
+      digest,
+      kind: z.enum(['weights', 'slow', 'momentum', 'outer']),
+      units: z.array(count).min(1).max(65_536),
+      format: layerFormatSchema,
+      round: count.optional(),
+    }),
+    reply: z.strictObject({ version: count, steps: count, round: count }),
   },
   'stage.close': { request: z.strictObject({ ...at }), reply: z.strictObject({}) },
 } as const;

@@ -198,9 +198,9 @@ test('averaging keeps the steps taken meanwhile, and leaves out who does not ans
   b.gpu.weight = 5;
   let isFirst = true;
   mesh.onMessage = async (kind, to) => {
-    if (kind !== 'stage.pull') return;
+    if (kind !== 'layers.pull' && kind !== 'layers.offer') return;
     if (to.uid === c.uid) throw new MeshError('unreachable', 'Gone.', 'Wait.');
-    if (isFirst) {
+    if (isFirst && kind === 'layers.pull') {
       isFirst = false;
       await mesh.forward(a, 10);
     }

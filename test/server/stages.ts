@@ -1,6 +1,6 @@
 // Hosted stages without GPU and links, for tests of their bookkeeping: a Compute of one number, and an Ask that leads from host to
 // host. What the real ones do with memory is done here too: tensors given to Compute are dead afterwards, a link copies.
-import type { LayerStore } from '../../runtime/layer-store.ts';
+import { BLOCK, type Snapshot } from '../../runtime/layer-store.ts';
 import type { Compute, StageSpec } from '../../runtime/compute.ts';
 import { MeshError } from '../../runtime/errors.ts';
 import type { EventOf, MeshEvent } from '../../runtime/events.ts';
@@ -20,7 +20,12 @@ const spec: StageSpec = {
   to: 1,
   seed: 0,
   optimizer: { name: 'sgd', lr: 0.1, momentum: 0, weightDecay: 0 },
+  store: { unitBytes: 4096 },
 };
+
+/** A unit of one value as it travels. */
+const padded = (value: number): Tensor =>
+  f32Tensor([BLOCK], Float32Array.of(value, ...Array<number>(BLOCK - 1).fill(0)));
 
 export const scalar = (value: number): Tensor => f32Tensor([1], Float32Array.of(value));
 export const valueOf = (tensors: Tensors | undefined, name = 'w'): number => {
@@ -32,19 +37,6 @@ export const valueOf = (tensors: Tensors | undefined, name = 'w'): number => {
  * One weight w and its gradient g. A last stage (`to` 2) adds scale · Σx in `loss`, any other Σdy in `backward`; `step` is w ← w − g.
  * `calls` are those that change something, in order; `before` lets a test wait, or fail, within one.
  */
-/** What these stages are not asked for: they keep no parameter store. */
-const unasked = (): Promise<never> => Promise.reject(new Error('there is no store'));
-const noStore: LayerStore = {
-  snapshot: unasked,
-  serve: unasked,
-  receive: unasked,
-  merge: unasked,
-  drop: unasked,
-  outerGradient: unasked,
-  outerStep: unasked,
-  load: unasked,
-};
-
 export class FakeCompute {
   weight = 1;
   gradient = 0;
@@ -56,7 +48,15 @@ export class FakeCompute {
   readonly calls: string[] = [];
   before: (call: string) => Promise<void> = () => Promise.resolve();
   #opened = 0;
+  /** Its store: what is shown, and what others sent. */
+  #shown = NaN;
+  readonly #parts: number[] = [];
   #tail: Promise<unknown> = Promise.resolve();
+
+  #snapshot(): Snapshot {
+    this.#shown = this.weight;
+    return { version: 1, squaredNorm: [this.weight * this.weight], progress: [0] };
+  }
 
   /** One after the other, as the worker does it. */
   #turn<T>(call: string, body: () => T): Promise<T> {
@@ -116,7 +116,30 @@ export class FakeCompute {
         else this.optimizerStep = value;
       });
     },
-    ...noStore,
+    snapshot: () => this.#turn('snapshot', () => this.#snapshot()),
+    serve: () => this.#turn('serve', () => ({ version: 1, tensors: new Map([['data', padded(this.#shown)]]) })),
+    receive: (_, __, tensors) => {
+      const [value = NaN] = take(tensors.get('data'));
+      return this.#turn('receive', () => {
+        const part = this.#parts.push(value);
+        const squaredDistance = (value - this.#shown) ** 2;
+        return { part, units: [{ isFinite: Number.isFinite(value), squaredDistance, squaredNorm: value * value }] };
+      });
+    },
+    merge: (_, mixes) =>
+      this.#turn('merge', () => {
+        const from = mixes.flatMap((mix) => mix.from);
+        const moved = sum(
+          from.map(({ part, coefficient }) => coefficient * ((this.#parts[part - 1] ?? NaN) - this.#shown)),
+        );
+        this.weight += moved;
+        this.#shown += moved;
+        return { version: 1 };
+      }),
+    drop: () => Promise.resolve(),
+    outerGradient: () => Promise.reject(new Error('not asked for')),
+    outerStep: () => Promise.reject(new Error('not asked for')),
+    load: () => Promise.reject(new Error('not asked for')),
     combine: (_, kind, parts, coefficients, mode) => {
       const values = parts.map((part) => sum(take(part.get('w'))));
       return this.#turn(`${mode} ${kind} ${values.join(' ')}`, () => {

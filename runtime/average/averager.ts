@@ -1,0 +1,282 @@
+// Averaging of one replica with the others of its stage: rounds of offers, a plan, pulls in parallel under deadlines, one merge. It runs beside
+// training and never stops it; only a synchronous planner's rounds are waited for, by whoever drives them. Policy is elsewhere: planners,
+// round.ts, judge.ts. What the others see of this replica is shelf.ts.
+import type { AverageSpec } from '../average-spec.ts';
+import { toMeshError } from '../errors.ts';
+import type { Emit } from '../events.ts';
+import type { StoreMix } from '../layer-store.ts';
+import type { Tensors } from '../tensor.ts';
+import type { PeerId, Uid } from '../wire/ids.ts';
+import type { Replica } from '../wire/messages.ts';
+import { Clipping } from './clipping.ts';
+import { Peers, type Offer } from './peers.ts';
+import type { Planner } from './planner.ts';
+import { plannerOf } from './planners/index.ts';
+import { Pulls, Stopwatch, type PullsOptions } from './pulls.ts';
+import { Round, type UnitMix } from './round.ts';
+import { wireBytes } from './shelf.ts';
+
+export interface AveragerOptions extends PullsOptions {
+  uid: Uid;
+  /** This peer. */
+  self: PeerId;
+  emit: Emit;
+  /** Own share of each class; empty where there is no data of its own. */
+  labels: readonly number[];
+  learningRate: number;
+  random: () => number;
+}
+
+export interface RoundOutcome {
+  /** UIDs whose units are in the weights now. */
+  peers: string[];
+  units: number;
+  bytes: number;
+  /** Waited for the compute worker. */
+  busyMs: number;
+}
+
+const OFFER_MS = 4_000;
+const NOTHING: RoundOutcome = { peers: [], units: 0, bytes: 0, busyMs: 0 };
+/** Contributions, the own one among them, from which on extremes may be left out. */
+const TRIM_FROM = 5;
+
+export class Averager {
+  readonly peers: Peers;
+  readonly #options: AveragerOptions;
+  readonly #planner: Planner;
+  readonly #clipping: Clipping;
+  readonly #wireBytes: number[];
+  #rounds = 0;
+  /** One at a time: rounds, and what others bring. */
+  #turn: Promise<unknown> = Promise.resolve();
+  #before: PeerId[] = [];
+
+  constructor(options: AveragerOptions) {
+    const { uid, spec, shelf, labels, emit, now } = options;
+    this.#options = options;
+    this.#planner = plannerOf(spec.planner ?? 'mpls');
+    this.#clipping = new Clipping(shelf.units.length, { factor: radiusFactor(spec) });
+    this.#wireBytes = shelf.units.map(({ count }) => wireBytes(spec.format, count));
+    const isWatching = spec.defence.kind !== 'none' && spec.defence.kind !== 'finite';
+    this.peers = new Peers({ uid, units: shelf.units.length, clipping: this.#clipping, labels, isWatching, emit, now });
+    if (this.#planner.name === 'ad-psgd')
+      shelf.takeIn = (peer, request, tensors) => this.#inTurn(() => this.#takeIn(peer, request.units, tensors));
+  }
+
+  get isSynchronous(): boolean {
+    return this.#planner.isSynchronous;
+  }
+
+  /** Rounds that were done. */
+  get rounds(): number {
+    return this.#rounds;
+  }
+
+  /** One round with those of the replicas that can be reached. Never merges half a unit, and nothing where it is aborted. */
+  round(replicas: readonly Replica[], signal: AbortSignal): Promise<RoundOutcome> {
+    return this.#inTurn(() => this.#round(replicas, signal));
+  }
+
+  /** Rounds beside training until aborted, further apart where they would take more than their share of the compute worker. */
+  async run(
+    replicas: () => readonly Replica[],
+    signal: AbortSignal,
+    rest: (ms: number) => Promise<void>,
+  ): Promise<void> {
+    const { spec, now, emit } = this.#options;
+    while (!signal.aborted) {
+      const started = now();
+      let busyMs = 0;
+      try {
+        ({ busyMs } = await this.round(replicas(), signal));
+      } catch (cause) {
+        if (signal.aborted) return;
+        const error = toMeshError(cause);
+        if (error.code === 'not-finite' || error.code === 'gpu-lost') throw error;
+        emit({
+          kind: 'log',
+          level: 'warn',
+          message: `${this.#options.uid}: a round of averaging failed: ${error.message}`,
+        });
+      }
+      await rest(Math.max(0, Math.max(spec.intervalMs, busyMs / spec.share) - (now() - started)));
+    }
+  }
+
+  async #round(replicas: readonly Replica[], signal: AbortSignal): Promise<RoundOutcome> {
+    const { spec, shelf, now, random, self, uid, run, learningRate, emit } = this.#options;
+    const started = now();
+    const number = this.#rounds;
+    const busy = new Stopwatch(now);
+    const neighbours = this.peers.admitted(replicas);
+    const isSynchronous = this.#planner.isSynchronous;
+    if (isSynchronous) await this.#untilOthersHave(neighbours, signal);
+    const snapshot = await busy.time(() => shelf.snapshot(undefined, isSynchronous ? number : undefined));
+    this.#rounds += 1;
+    this.#before = neighbours.map(({ peer }) => peer);
+    if (neighbours.length === 0) return { ...NOTHING, busyMs: busy.ms };
+    const whole = this.#wireBytes.reduce((sum, bytes) => sum + bytes, 0);
+    this.peers.measure(whole, spec.intervalMs / 1_000);
+    const offers = await this.#offers(neighbours, signal);
+    const views = this.peers.views(offers, number);
+    const plan = this.#planner.plan({
+      self,
+      peers: views,
+      unitBytes: this.#wireBytes,
+      downlink: this.peers.bandwidth.downlink,
+      random,
+      round: number,
+      network: this.peers.network(self, learningRate),
+    });
+    const round = new Round({
+      plan,
+      squaredNorm: snapshot.squaredNorm,
+      clipping: this.#clipping,
+      now: now(),
+      rttMs: () => 100,
+      patienceMs: spec.patienceMs,
+      ...(isSynchronous ? { leastMs: spec.patienceMs } : {}),
+    });
+    const pulls = new Pulls(this.#options, round, neighbours, busy, this.peers, {
+      isExchange: plan.isExchange === true,
+      round: isSynchronous ? number : undefined,
+    });
+    try {
+      await pulls.all(signal);
+      signal.throwIfAborted();
+      if (spec.defence.kind !== 'none')
+        this.peers.strike([...pulls.verdicts, ...this.#judged(round, snapshot.squaredNorm, snapshot.progress)], number);
+      const mixes = round.mixes((peer) => this.peers.isStruck(peer as PeerId));
+      const merges = mixes.map((mix) => this.#storeMix(mix, pulls));
+      if (merges.length > 0) await busy.time(() => this.#options.compute.merge(this.#options.handle, merges));
+      const tookPart = [...new Set(mixes.flatMap(({ from }) => from.map(({ peer }) => peer as PeerId)))];
+      this.peers.endRound(tookPart);
+      const peers = tookPart.map((peer) => this.peers.uidOf(peer));
+      const outcome = { peers, units: mixes.length, bytes: pulls.bytes, busyMs: busy.ms };
+      if (mixes.length > 0)
+        emit({ kind: 'layers.merged', uid, run, round: number, ...counts(outcome), ms: now() - started });
+      return outcome;
+    } finally {
+      await pulls.drop();
+    }
+  }
+
+  /** In step: what is shown of the last round must not change before everyone has it, or had the time for it. */
+  async #untilOthersHave(neighbours: readonly Replica[], signal: AbortSignal): Promise<void> {
+    const expected = this.#before.filter((peer) => neighbours.some((replica) => replica.peer === peer));
+    if (expected.length === 0) return;
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(this.#options.spec.patienceMs)]);
+    try {
+      await this.#options.shelf.untilGiven(expected, limit);
+    } catch (cause) {
+      signal.throwIfAborted();
+      if (!limit.aborted) throw cause; // who has not come in time goes without
+    }
+  }
+
+  async #offers(neighbours: readonly Replica[], signal: AbortSignal): Promise<Map<PeerId, Offer>> {
+    const { ask, run, shelf } = this.#options;
+    const offers = new Map<PeerId, Offer>();
+    await Promise.all(
+      neighbours.map(async (replica) => {
+        const body = { uid: replica.uid, run, digest: shelf.digest };
+        try {
+          offers.set(replica.peer, (await ask(replica, 'layers.offer', body, { signal, deadlineMs: OFFER_MS })).body);
+        } catch (cause) {
+          signal.throwIfAborted();
+          const error = toMeshError(cause);
+          if (error.code === 'malformed')
+            this.peers.strike([{ peer: replica.peer, offence: 'malformed', detail: error.message }], this.#rounds - 1);
+        }
+      }),
+    );
+    return offers;
+  }
+
+  #judged(
+    round: Round,
+    squaredNorm: readonly number[],
+    progress: readonly number[],
+  ): ReturnType<Peers['judge']['claims']> {
+    if (this.#options.spec.defence.kind !== 'finite')
+      return this.peers.judge.arrivals(round.arrivals, squaredNorm, progress);
+    const bad = [...round.arrivals.values()].flat().filter(({ isFinite }) => !isFinite);
+    return [...new Set(bad.map(({ peer }) => peer))].map((peer) => ({
+      peer,
+      offence: 'not-finite' as const,
+      detail: 'its weights hold NaN or infinity',
+    }));
+  }
+
+  #storeMix({ unit, from }: UnitMix, pulls: Pulls): StoreMix {
+    const mix: StoreMix = {
+      unit,
+      from: from.map(({ peer, coefficient }) => ({ part: pulls.partOf(peer, unit), coefficient })),
+    };
+    const { defence } = this.#options.spec;
+    const contributions = from.length + 1;
+    if (contributions < TRIM_FROM) return mix;
+    const most = Math.floor((contributions - 1) / 2);
+    if (defence.kind === 'median') return { ...mix, trim: most };
+    return defence.kind === 'trimmed' ? { ...mix, trim: Math.min(defence.trim, most) } : mix;
+  }
+
+  /** Another replica's units, half and half, in exchange for ours. */
+  async #takeIn(peer: PeerId, units: readonly number[], tensors: Tensors): Promise<void> {
+    const { compute, handle, spec, shelf } = this.#options;
+    if (this.peers.isBanned(peer)) return;
+    const { part, units: received } = await compute.receive(handle, { units, format: spec.format }, tensors);
+    try {
+      const round = new Round({
+        plan: { pulls: [{ peer, units, etaSeconds: 0 }], mixing: { kind: 'weights', of: { [peer]: 0.5 } } },
+        squaredNorm: shelf.latest?.squaredNorm ?? [],
+        clipping: this.#clipping,
+        now: this.#options.now(),
+        rttMs: () => 0,
+      });
+      const [request] = round.start();
+      if (request)
+        round.arrived(
+          request,
+          received.map((found, i) => ({ ...found, unit: units[i] ?? 0 })),
+        );
+      const bad = spec.defence.kind === 'none' ? [] : this.#judged(round, shelf.latest?.squaredNorm ?? [], shelf.latest?.progress ?? []); // prettier-ignore
+      this.peers.strike(bad, this.#rounds);
+      const mixes = round.mixes((id) => this.peers.isStruck(id as PeerId));
+      await compute.merge(
+        handle,
+        mixes.map(({ unit, from }) => ({ unit, from: from.map(({ coefficient }) => ({ part, coefficient })) })),
+      );
+    } finally {
+      await compute.drop(handle, [part]);
+    }
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const next = this.#turn.then(work);
+    this.#turn = next.catch(() => undefined); // whoever asked has the error
+    return next;
+  }
+}
+
+const counts = ({ peers, units, bytes }: RoundOutcome): Pick<RoundOutcome, 'peers' | 'units' | 'bytes'> => ({
+  peers,
+  units,
+  bytes,
+});
+
+function radiusFactor({ defence }: AverageSpec): number {
+  switch (defence.kind) {
+    case 'clip':
+      return defence.factor;
+    case 'trimmed':
+    case 'median':
+      return 2; // where too few meet to leave any out
+    case 'finite':
+    case 'none':
+      return Infinity;
+    default:
+      return defence satisfies never;
+  }
+}

@@ -1,0 +1,187 @@
+// Low-communication training of one replica: at the steps that the plan says it shows what it has learned since the last exchange, takes in what
+// the others have, and makes an outer step on the slow weights. Streaming DiLoCo's exchanges go on beside training; a group is not
+// exchanged again before its last exchange has ended.
+import type { OuterSpec } from '../average-spec.ts';
+import { MeshError, toMeshError } from '../errors.ts';
+import type { Emit } from '../events.ts';
+import type { LayerFormat } from '../layer-store.ts';
+import type { Tensor, Tensors } from '../tensor.ts';
+import type { PeerId, Uid } from '../wire/ids.ts';
+import type { Replica } from '../wire/messages.ts';
+import { dueAfter, outerPlan, partnerOf, type OuterPlan } from './outer-schedule.ts';
+import { Peers } from './peers.ts';
+import { bytesOf, type PullsOptions } from './pulls.ts';
+import { PULL_BYTES } from './shelf.ts';
+import { Clipping } from './clipping.ts';
+
+export interface OuterOptions extends PullsOptions {
+  uid: Uid;
+  self: PeerId;
+  outer: OuterSpec;
+  /** Equal for all replicas: pairs are drawn from it. */
+  seed: number;
+  emit: Emit;
+}
+
+/** Slow weights of a pair: their error goes into the weights themselves, and int8's would be seen there. */
+const SLOW_FORMAT: LayerFormat = 'f16';
+
+interface Contribution {
+  uid: string;
+  part: number;
+  /** Slow weights, where they are exchanged. */
+  slow: number | null;
+  bytes: number;
+}
+
+export class OuterExchange {
+  readonly plan: OuterPlan;
+  readonly peers: Peers;
+  readonly #options: OuterOptions;
+  /** By group. */
+  readonly #underWay = new Map<number, Promise<void>>();
+  #failure: MeshError | null = null;
+
+  constructor(options: OuterOptions) {
+    this.#options = options;
+    const { uid, emit, now, shelf } = options;
+    const units = shelf.units.length;
+    this.plan = outerPlan(options.outer, shelf.units, PULL_BYTES);
+    const clipping = new Clipping(units, { factor: Infinity });
+    this.peers = new Peers({ uid, units, clipping, labels: [], isWatching: false, emit, now });
+  }
+
+  /**
+   * To be called after each local step, before the next is asked for. Resolves when training may go on: at once with Streaming DiLoCo, unless
+   * the group's last exchange is still under way; after the outer step with the others.
+   */
+  async stepped(taken: number, replicas: () => readonly Replica[], signal: AbortSignal): Promise<void> {
+    for (const round of dueAfter(this.plan, taken)) await this.exchange(round, replicas(), signal);
+    if (this.#failure) throw this.#failure;
+  }
+
+  /** Exchange `round`, begun before this returns control; see `stepped` for when it resolves. */
+  async exchange(round: number, replicas: readonly Replica[], signal: AbortSignal): Promise<void> {
+    const group = round % this.plan.groups.length;
+    await this.#underWay.get(group);
+    const done = this.#exchange(round, this.plan.groups[group] ?? [], replicas, signal)
+      .catch((cause: unknown) => {
+        if (!signal.aborted) this.#failure ??= toMeshError(cause);
+      })
+      .finally(() => {
+        if (this.#underWay.get(group) === done) this.#underWay.delete(group);
+      });
+    this.#underWay.set(group, done);
+    if (this.#options.outer.kind !== 'streaming-diloco') await done;
+  }
+
+  /** Until nothing is under way. */
+  async settle(): Promise<void> {
+    await Promise.all(this.#underWay.values());
+    if (this.#failure) throw this.#failure;
+  }
+
+  async #exchange(
+    round: number,
+    units: readonly number[],
+    replicas: readonly Replica[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { compute, handle, shelf, spec, outer, uid, run, emit, now } = this.#options;
+    const started = now();
+    const isPair = outer.kind === 'noloco';
+    const { format } = spec;
+    // Asked for in one turn: no step of training comes between them.
+    const [, gradient, slow] = await Promise.all([
+      shelf.snapshot(units),
+      compute.outerGradient(handle, units, format),
+      isPair ? compute.serve(handle, { kind: 'slow', units, format: SLOW_FORMAT }) : null,
+    ]);
+    const tensors = new Map([['outer', copied(gradient)], ...(slow ? [['slow', slow.tensors] as const] : [])]);
+    shelf.show(round, { units, format, tensors });
+    const held: number[] = [];
+    try {
+      const own = await compute.receive(handle, { units, format }, gradient);
+      held.push(own.part);
+      const others = this.#partners(round, replicas);
+      const came = await Promise.all(others.map((replica) => this.#pull(replica, round, units, held, signal)));
+      signal.throwIfAborted();
+      // In the order of their UIDs everywhere: replicas that have the same contributions then compute the same bits.
+      const all = [{ uid: uid as string, part: own.part, slow: null, bytes: 0 }, ...came.filter((one) => one !== null)];
+      all.sort((a, b) => (a.uid < b.uid ? -1 : 1));
+      const partner = all.find((one) => one.slow !== null);
+      await compute.outerStep(handle, {
+        units: [...units],
+        gradients: all.map(({ part }) => ({ part, coefficient: 1 / all.length })),
+        ...this.#trim(all.length),
+        rate: outer.rate,
+        momentum: outer.momentum,
+        ...(outer.kind === 'noloco' && partner?.slow ? { partner: { part: partner.slow, pull: outer.pull } } : {}),
+      });
+      const peers = all.map((one) => one.uid).filter((one) => one !== uid);
+      const bytes = all.reduce((sum, one) => sum + one.bytes, 0);
+      emit({ kind: 'layers.merged', uid, run, round, peers, units: units.length, bytes, ms: now() - started });
+      this.peers.endRound(others.map(({ peer }) => peer));
+    } finally {
+      await compute.drop(handle, held);
+    }
+  }
+
+  #partners(round: number, replicas: readonly Replica[]): Replica[] {
+    const { outer, uid, seed } = this.#options;
+    const admitted = this.peers.admitted(replicas);
+    if (outer.kind !== 'noloco') return admitted;
+    const partner = partnerOf(uid, admitted.map((replica) => replica.uid), seed, round); // prettier-ignore
+    return admitted.filter((replica) => replica.uid === partner);
+  }
+
+  /** Null where it does not answer in time, or with what is none: the others go on without it. */
+  async #pull(
+    replica: Replica,
+    round: number,
+    units: readonly number[],
+    held: number[],
+    signal: AbortSignal,
+  ): Promise<Contribution | null> {
+    const { ask, run, shelf, spec, compute, handle, outer, emit, uid } = this.#options;
+    const { format, patienceMs } = spec;
+    const body = { uid: replica.uid, run, digest: shelf.digest, units: [...units], round };
+    try {
+      const options = { signal, deadlineMs: patienceMs };
+      const { tensors } = await ask(replica, 'layers.pull', { ...body, kind: 'outer', format }, options);
+      let bytes = bytesOf(tensors);
+      const { part, units: received } = await compute.receive(handle, { units, format }, tensors);
+      held.push(part);
+      if (received.some(({ isFinite }) => !isFinite)) throw notFinite();
+      if (outer.kind !== 'noloco') return { uid: replica.uid, part, slow: null, bytes };
+      const slow = await ask(replica, 'layers.pull', { ...body, kind: 'slow', format: SLOW_FORMAT }, options);
+      bytes += bytesOf(slow.tensors);
+      const theirs = await compute.receive(handle, { units, format: SLOW_FORMAT }, slow.tensors);
+      held.push(theirs.part);
+      if (theirs.units.some(({ isFinite }) => !isFinite)) throw notFinite();
+      return { uid: replica.uid, part, slow: theirs.part, bytes };
+    } catch (cause) {
+      signal.throwIfAborted();
+      const error = toMeshError(cause);
+      if (error.code === 'gpu-lost') throw error;
+      const offence = error.code === 'malformed' || error.code === 'not-finite' ? error.code : null;
+      if (offence) this.peers.strike([{ peer: replica.peer, offence, detail: error.message }], round);
+      else emit({ kind: 'log', level: 'warn', message: `${uid}: exchange ${round} goes on without ${replica.uid}: ${error.message}` }); // prettier-ignore
+      return null;
+    }
+  }
+
+  #trim(contributions: number): { trim?: number } {
+    const { defence } = this.#options.spec;
+    if (contributions < 5 || contributions > 16) return {};
+    const most = Math.floor((contributions - 1) / 2);
+    if (defence.kind === 'median') return { trim: most };
+    return defence.kind === 'trimmed' ? { trim: Math.min(defence.trim, most) } : {};
+  }
+}
+
+const notFinite = (): MeshError =>
+  new MeshError('not-finite', 'Its outer gradient holds NaN or infinity.', 'It is left out of this exchange.');
+
+const copied = (tensors: Tensors): Map<string, Tensor> =>
+  new Map([...tensors].map(([name, tensor]) => [name, { ...tensor, data: tensor.data.slice() }]));

@@ -1,0 +1,50 @@
+// When low-communication training exchanges what, and with whom. Pure: every replica finds the same from its own count of local steps.
+import type { OuterSpec } from '../average-spec.ts';
+import { paddedTo } from '../layer-store.ts';
+import type { Unit } from '../model/units.ts';
+import { randomBelow, randomWords } from '../train/random.ts';
+
+export interface OuterPlan {
+  /** Units that are exchanged together. */
+  groups: readonly (readonly number[])[];
+  /** Local steps from one exchange of a group to its next. */
+  steps: number;
+  /** One group after the other over those steps (Streaming DiLoCo), or all at their end. */
+  isSpread: boolean;
+}
+
+/**
+ * Fragments are strided, as Streaming DiLoCo has them: what lies next to each other in the model is exchanged at different times. There are
+ * more where one would be larger than `mostBytes` (f32).
+ */
+export function outerPlan(spec: OuterSpec, units: readonly Unit[], mostBytes: number): OuterPlan {
+  const bytes = units.reduce((sum, { count }) => sum + paddedTo(count) * 4, 0);
+  const wanted = spec.kind === 'streaming-diloco' ? spec.fragments : 1;
+  // Strided groups of units of unequal size are not equal: some room is left.
+  const count = Math.max(1, Math.min(units.length, Math.max(wanted, Math.ceil((2 * bytes) / mostBytes))));
+  const groups = Array.from({ length: count }, (_, g) =>
+    units.flatMap((_unit, unit) => (unit % count === g ? [unit] : [])),
+  );
+  return { groups, steps: spec.steps, isSpread: spec.kind === 'streaming-diloco' };
+}
+
+/** The exchanges that are due once so many local steps were taken, in order; exchange n is of group n mod groups. */
+export function dueAfter({ groups, steps, isSpread }: OuterPlan, taken: number): number[] {
+  const count = groups.length;
+  const before = (step: number): number =>
+    isSpread ? Math.floor((step * count) / steps) : Math.floor(step / steps) * count;
+  const first = before(taken - 1);
+  return Array.from({ length: before(taken) - first }, (_, i) => first + i);
+}
+
+/** Who pairs with whom in exchange `round`: a random matching of these, the same wherever the same are known; one may be left alone. */
+export function partnerOf(self: string, all: readonly string[], seed: number, round: number): string | null {
+  const order = [...new Set([...all, self])].sort();
+  const words = randomWords(seed, round);
+  for (let last = order.length - 1; last > 0; last -= 1) {
+    const other = randomBelow(last + 1, words);
+    [order[last], order[other]] = [order[other] ?? '', order[last] ?? ''];
+  }
+  const place = order.indexOf(self);
+  return order[place % 2 === 0 ? place + 1 : place - 1] ?? null;
+}
