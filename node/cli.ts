@@ -2,6 +2,7 @@
 import { Command } from 'commander';
 import { runCommand } from './command.ts';
 import { monitor } from '../signaling/main.ts';
+import { config } from './config-generate.ts';
 import { fetchModel } from './fetch.ts';
 import { kernels } from './kernels.ts';
 import { serve } from './serve.ts';
@@ -19,6 +20,7 @@ const program = new Command('skein')
   .addCommand(step)
   .addCommand(tokenize)
   .addCommand(fetchModel)
-  .addCommand(kernels);
+  .addCommand(kernels)
+  .addCommand(config);
 
 await runCommand(program);

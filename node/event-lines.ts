@@ -48,6 +48,24 @@ function describe(event: MeshEvent): string | null {
       return `Stage ${event.uid} serves run ${event.run}: layers ${event.layers[0]} to ${event.layers[1]}, ${event.parameterBytes} bytes of parameters`;
     case 'stage.adopted':
       return `Stage ${event.uid} took over the state of ${event.from} at step ${event.step}`;
+    case 'worker.ready':
+      return `Worker ${event.uid}: ${event.rows} rows of its own${event.labels.length > 0 ? `, labels ${event.labels.map((share) => `${(share * 100).toFixed(0)}`).join('/')} %` : ''}; neighbours ${event.neighbours.join(', ') || 'none'}`;
+    case 'worker.waiting':
+      return `Worker ${event.uid} waits for ${event.missing.join(', ')}`;
+    case 'worker.adopted':
+      return `Worker ${event.uid} begins with the model of ${event.from}, after its ${event.steps} steps`;
+    case 'worker.progress':
+      return (
+        `${event.uid}  step ${event.step}/${event.steps}  loss ${event.loss.toFixed(4)}  ${event.samplesPerSecond.toFixed(0)} samples/s  ` +
+        `${counted(event.rounds, 'merge')}  ${(event.bytes / 2 ** 20).toFixed(1)} MiB pulled  ${event.etaSeconds.toFixed(0)} s left`
+      );
+    case 'worker.evaluated':
+      return `${event.uid} after step ${event.step}: ${quality(event)}`;
+    case 'worker.done':
+      return (
+        `${event.uid} done in ${event.seconds.toFixed(1)} s: ${quality(event)}, ${event.samplesPerSecond} samples/s, ` +
+        `${counted(event.rounds, 'merge')}, ${(event.bytes / 2 ** 20).toFixed(1)} MiB pulled${event.model === '' ? '' : `; model: ${event.model}`}`
+      );
     case 'peer.struck':
       return `${event.uid}: strike ${event.strikes} against ${event.peer}, ${event.offence}: ${event.detail}`;
     case 'peer.banned':
@@ -98,6 +116,13 @@ function describe(event: MeshEvent): string | null {
     default:
       return null;
   }
+}
+
+/** Of all classes, and of the worst. */
+function quality({ accuracy, perClassAccuracy, heldOutLoss }: EventOf<'worker.evaluated' | 'worker.done'>): string {
+  if (heldOutLoss !== undefined) return `held-out loss ${heldOutLoss.toFixed(4)}`;
+  const worst = Math.min(...perClassAccuracy);
+  return `${(accuracy * 100).toFixed(2)} % right, worst class ${(worst * 100).toFixed(1)} %`;
 }
 
 const memory = ({ memoryBytes }: EventOf<'run.progress'>): string =>

@@ -8,21 +8,23 @@ import { EventBus } from '../runtime/events.ts';
 import { StageHost } from '../runtime/server/host.ts';
 import { parseUid } from '../runtime/wire/ids.ts';
 import { stageInfo } from '../runtime/model/spec.ts';
-import { command, option, runCommand } from './command.ts';
+import { command, isOn, option, runCommand } from './command.ts';
 import { parseBytes } from './bytes.ts';
 import { joinFromNode } from './peer.ts';
 import { platform } from './platform.ts';
 import { allowSchema, list, port, publishTo, whenAborted } from './options.ts';
+import { noJoin, serveWorker } from './worker.ts';
 
 /** Ports of hosted stages start here: 50500 + i for the i-th stage of a process. */
 const FIRST_PORT = 50_500;
 const DRAIN_MS = 8_000;
 
 const schema = z.strictObject({
-  join: z.string({ error: 'is needed: the join link that the monitor printed' }),
-  stage: list(z.string())
-    .refine((stages) => stages.length > 0, 'name at least one stage UID, such as front.0.0.0')
-    .refine((stages) => new Set(stages).size === stages.length, 'name each stage UID once'),
+  join: z.string().optional(),
+  stage: list(z.string()).refine((stages) => new Set(stages).size === stages.length, 'name each stage UID once'),
+  worker: z.unknown().optional().transform(isOn),
+  config: z.string().optional(),
+  out: z.string().optional(),
   host: z.string().default('127.0.0.1'),
   port: port.default(FIRST_PORT),
   model: z.string().optional(),
@@ -41,6 +43,9 @@ export const serve = command({
   options: [
     option('--join <url>', 'join link of the mesh, printed by the monitor'),
     option('--stage <uid...>', 'stage to host: {stage_name}.{version}.{expert_index}.{subversion}; may be repeated'),
+    option('--worker', 'be a federated worker, as --config says: train a whole model on data of its own'),
+    option('--config <file>', "a worker's YAML file; `skein config generate` makes them"),
+    option('--out <file>', "where the worker's trained model goes (default: nowhere)"),
     option('--host <address>', 'address for direct links from other machines; 0.0.0.0 for all (default: 127.0.0.1)'),
     option(
       '--port <number>',
@@ -59,8 +64,13 @@ export const serve = command({
   examples: [
     "node node/serve.ts --join 'http://localhost:50000/#token=…' --stage front.0.0.0",
     "node node/serve.ts --join 'https://192.0.2.7:50000/#token=…' --host 0.0.0.0 --stage front.0.1.0 --stage back.0.1.0",
+    "node node/serve.ts --join 'http://localhost:50000/#token=…' --worker --config worker-0.yaml",
   ],
-  run: async (options, { emit: show, say, signal }) => {
+  run: async ({ join, ...options }, context) => {
+    const { emit: show, say, signal } = context;
+    if (options.worker) return serveWorker({ ...options, join }, context);
+    expectStages(options);
+    if (join === undefined) throw noJoin();
     const uids = options.stage.map((text) => parseUid(text).uid);
     const pinned = pinnedStage(options.model, options.layers);
     const bus = new EventBus();
@@ -76,7 +86,7 @@ export const serve = command({
       isSoftware: gpu.isSoftware,
     });
     const peer = await joinFromNode({
-      join: options.join,
+      join,
       role: 'server',
       host: options.host,
       port: options.port,
@@ -125,6 +135,25 @@ export const serve = command({
     return 0;
   },
 });
+
+function expectStages({
+  stage,
+  config,
+  out,
+}: {
+  stage: string[];
+  config?: string | undefined;
+  out?: string | undefined;
+}): void {
+  if (config !== undefined || out !== undefined)
+    throw new MeshError('usage', '--config and --out are those of a worker.', 'Add --worker, or leave them out.');
+  if (stage.length === 0)
+    throw new MeshError(
+      'usage',
+      '--stage (or SKEIN_STAGE): name at least one stage UID, such as front.0.0.0.',
+      'See --help for what it takes; with --worker --config FILE this machine trains on its own data instead.',
+    );
+}
 
 function pinnedStage(
   file: string | undefined,

@@ -27,7 +27,7 @@ export function terminal(
     show: (event) => {
       const line = lineOf(event);
       if (line === null) return;
-      if (event.kind !== 'run.progress') {
+      if (event.kind !== 'run.progress' && event.kind !== 'worker.progress') {
         say(line);
         if (event.kind === 'run.done') for (const row of classTable(event)) say(row);
       } else if (out.isTTY) {
@@ -41,7 +41,7 @@ export function terminal(
   };
 }
 
-function bar({ step, steps }: EventOf<'run.progress'>): string {
+function bar({ step, steps }: EventOf<'run.progress' | 'worker.progress'>): string {
   const filled = Math.round((step / steps) * BAR);
   return `[${'#'.repeat(filled)}${'.'.repeat(BAR - filled)}]`;
 }

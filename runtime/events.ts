@@ -146,6 +146,54 @@ export type MeshEvent =
   /** `skein step`: one training step was written to a file. */
   | { kind: 'step.done'; loss: number; gradientNorm: number; rows: number; stages: number; out: string }
   | { kind: 'process.started'; what: string; pid: number }
+  // federated workers
+  | { kind: 'worker.ready'; uid: string; run: string; rows: number; labels: number[]; neighbours: string[] }
+  | { kind: 'worker.waiting'; uid: string; run: string; missing: string[] }
+  /** A worker that joined late took over the weights of another. */
+  | { kind: 'worker.adopted'; uid: string; run: string; from: string; steps: number }
+  | {
+      kind: 'worker.progress';
+      uid: string;
+      run: string;
+      step: number;
+      steps: number;
+      loss: number;
+      samplesPerSecond: number;
+      /** Merged rounds or exchanges, and what was received for them. */
+      rounds: number;
+      bytes: number;
+      etaSeconds: number;
+    }
+  | {
+      kind: 'worker.evaluated';
+      uid: string;
+      run: string;
+      step: number;
+      accuracy: number;
+      perClassAccuracy: number[];
+      samples: number;
+      heldOutLoss?: number;
+      perplexity?: number;
+    }
+  | {
+      kind: 'worker.done';
+      uid: string;
+      run: string;
+      worker: number;
+      accuracy: number;
+      perClassAccuracy: number[];
+      heldOutLoss?: number;
+      perplexity?: number;
+      steps: number;
+      rounds: number;
+      /** Received for averaging, and all that went over its links. */
+      bytes: number;
+      bytesIn: number;
+      bytesOut: number;
+      samplesPerSecond: number;
+      seconds: number;
+      model: string;
+    }
   | { kind: 'log'; level: 'info' | 'warn'; message: string };
 
 export type EventOf<K extends MeshEvent['kind']> = Extract<MeshEvent, { kind: K }>;

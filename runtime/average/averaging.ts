@@ -17,6 +17,10 @@ export interface OwnData {
   labels: readonly number[];
   /** How many neighbours it has. */
   degree: () => number;
+  /** Of a federated worker: its configuration as JSON. */
+  federation?: string;
+  /** Whether it has done all of its own training. */
+  isDone: () => boolean;
 }
 
 export interface AveragingOptions {
@@ -54,10 +58,19 @@ export class Averaging {
   readonly shelf: Shelf;
   readonly averager: Averager | null;
   readonly outer: OuterExchange | null;
+  /** What was merged so far. */
+  readonly merged = { rounds: 0, bytes: 0 };
   readonly #stop = new AbortController();
 
   constructor(options: AveragingOptions) {
-    const { uid, self, run, stage, info, handle, spec, compute, ask, emit, own, steps, now } = options;
+    const { uid, self, run, stage, info, handle, spec, compute, ask, own, steps, now } = options;
+    const emit: Emit = (event) => {
+      if (event.kind === 'layers.merged') {
+        this.merged.rounds += 1;
+        this.merged.bytes += event.bytes;
+      }
+      options.emit(event);
+    };
     this.shelf = new Shelf({
       compute,
       handle,
@@ -65,6 +78,7 @@ export class Averaging {
       unitBytes: stage.store?.unitBytes,
       labels: own.labels,
       degree: own.degree,
+      isDone: own.isDone,
       steps,
       times: () => this.averager?.peers.timetable.told(now()) ?? [],
     });

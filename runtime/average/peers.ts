@@ -29,6 +29,7 @@ export class Peers {
   readonly judge: Judge;
   readonly #options: PeersOptions;
   readonly #trust = new Trust();
+  readonly #done = new Set<PeerId>();
   readonly #uids = new Map<PeerId, Uid>();
   /** Counters as they were when the peer was last planned with: what it did since is its progress. */
   readonly #before = new Map<PeerId, readonly number[]>();
@@ -54,6 +55,11 @@ export class Peers {
     return this.#trust.isBanned(peer, this.#options.now());
   }
 
+  /** Whether a peer said, when it was last asked, that it trains no more. */
+  isDone(peer: PeerId): boolean {
+    return this.#done.has(peer);
+  }
+
   /** What planners see of the peers that made an offer and none that is false. */
   views(offers: ReadonlyMap<PeerId, Offer>, round: number): PeerView[] {
     const now = this.#options.now();
@@ -64,6 +70,7 @@ export class Peers {
       .filter(([peer]) => !false_.has(peer) && !this.isBanned(peer))
       .sort(([a], [b]) => (a < b ? -1 : 1))
       .map(([peer, offer]) => {
+        if (offer.isDone) this.#done.add(peer);
         this.timetable.learn(offer.times, this.#options.uid, now);
         const before = this.#before.get(peer);
         this.#before.set(peer, offer.progress);

@@ -18,6 +18,7 @@ export interface ShelfOptions {
   /** Share of each class in this replica's data; empty where it has none of its own. */
   labels: readonly number[];
   degree: () => number;
+  isDone: () => boolean;
   /** Steps that its weights have seen. */
   steps: () => number;
   times: () => Times[];
@@ -122,7 +123,7 @@ export class Shelf {
 
   async offer({ digest }: Request<'layers.offer'>): Promise<Answer<'layers.offer'>> {
     this.#expectDigest(digest);
-    const { labels, degree, steps, times } = this.#options;
+    const { labels, degree, isDone, steps, times } = this.#options;
     const { version, progress } = this.#latest ?? (await this.snapshot());
     return {
       body: {
@@ -132,6 +133,7 @@ export class Shelf {
         progress,
         labels: [...labels],
         degree: degree(),
+        isDone: isDone(),
         times: times(),
       },
     };

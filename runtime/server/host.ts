@@ -80,6 +80,7 @@ export class StageHost {
       load: stage.load,
       isPaused: stage.isPaused,
       run: stage.run?.run ?? null,
+      ...(stage.federation === undefined ? {} : { federation: stage.federation }),
       issuedAt,
       expiresAt: issuedAt + RECORD_TTL_MS,
     };

@@ -31,6 +31,8 @@ export interface HostedStageOptions {
   now: () => number;
 }
 
+const NO_DATA: OwnData = { labels: [], degree: () => 0, isDone: () => false };
+
 type OpenRequest = Omit<Request<'stage.open'>, 'uid'>;
 
 export class HostedStage {
@@ -50,6 +52,11 @@ export class HostedStage {
 
   get run(): StageRun | null {
     return this.#current;
+  }
+
+  /** Of a federated worker: its configuration. */
+  get federation(): string | undefined {
+    return this.options.own?.federation;
   }
 
   get isPaused(): boolean {
@@ -153,7 +160,7 @@ export class HostedStage {
 
   #averagingOf(run: StageRun, { spec: stage, average }: OpenRequest): Averaging | null {
     if (!stage.store) return null;
-    const { uid, self, compute, ask, emit, own = { labels: [], degree: () => 0 }, now } = this.options;
+    const { uid, self, compute, ask, emit, own = NO_DATA, now } = this.options;
     const spec = average ?? { ...DEFAULT_AVERAGE, ...REPLICA_AVERAGE };
     const { run: id, info, handle } = run;
     const steps = (): number => run.step;

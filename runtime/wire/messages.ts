@@ -212,6 +212,8 @@ export const messages = {
       progress: z.array(figure).max(65_536),
       labels: z.array(z.number().min(0).max(1)).max(1_000),
       degree: z.int().min(0).max(100_000),
+      /** It trains no more; it still serves. */
+      isDone: z.boolean(),
       times: z.array(timesSchema).max(256),
     }),
   },

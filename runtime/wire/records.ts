@@ -42,6 +42,8 @@ const stageRecordSchema = z.strictObject({
   isPaused: z.boolean(),
   /** The run it serves, or null. */
   run: runIdSchema.nullable(),
+  /** Of a federated worker: its configuration as JSON, so that others can take a place among the workers. */
+  federation: z.string().max(4_096).optional(),
   ...common,
 });
 

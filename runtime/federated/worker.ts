@@ -1,0 +1,302 @@
+// A federated worker: a replica of a whole model that trains on its own data, with its averager beside it. It waits for its neighbours, takes
+// over a full model where it comes late, trains, and serves until those that still train are done.
+import type { Averaging } from '../average/averaging.ts';
+import { storeOf } from '../average/averaging.ts';
+import type { Compute } from '../compute.ts';
+import { MeshError } from '../errors.ts';
+import type { Emit, EventOf } from '../events.ts';
+import type { Peer } from '../mesh/peer.ts';
+import { layerCount, stageInfo } from '../model/spec.ts';
+import type { HostedStage } from '../server/hosted-stage.ts';
+import type { StageHost } from '../server/host.ts';
+import type { StageRun } from '../server/stage-run.ts';
+import type { Tensor } from '../tensor.ts';
+import type { Replica } from '../wire/messages.ts';
+import { catchUp } from './catch-up.ts';
+import { neighboursOf, uidOf, type WorkerConfig } from './config.ts';
+import type { WorkerData } from './data.ts';
+import { evaluateWorker, type WorkerEvaluation } from './evaluate.ts';
+import { LocalTraining, stepsOf, stepsPerEpoch, type LocalStep } from './local-training.ts';
+import { Neighbours } from './neighbours.ts';
+
+export interface WorkerOptions {
+  peer: Peer;
+  host: StageHost;
+  compute: Compute;
+  config: WorkerConfig;
+  data: WorkerData;
+  emit: Emit;
+  signal: AbortSignal;
+  /** Keeps the trained model's bytes; returns where. */
+  save?: ((tensors: ReadonlyMap<string, Tensor>) => Promise<string>) | undefined;
+}
+
+const PROGRESS_MS = 500;
+const LOOK_MS = 200;
+/** Weight of the newest loss in the running mean. */
+const FRESH = 0.05;
+
+/** Resolves when the worker is done. Rejects with the reason when it cannot go on. */
+export async function runWorker(options: WorkerOptions): Promise<EventOf<'worker.done'>> {
+  const worker = new Worker(options);
+  try {
+    return await worker.run();
+  } finally {
+    await worker.close();
+  }
+}
+
+/** What a record can hold; a longer configuration must be handed on by hand. */
+const MOST_CHARACTERS = 4_096;
+
+/** All but the join link, which is nobody's business but its holder's. */
+function federationOf({ join: _, ...config }: WorkerConfig): { federation?: string } {
+  const federation = JSON.stringify(config);
+  return federation.length <= MOST_CHARACTERS ? { federation } : {};
+}
+
+class Worker {
+  readonly #options: WorkerOptions;
+  readonly #neighbours: Neighbours;
+  readonly #stage: HostedStage;
+  readonly #stop = new AbortController();
+  readonly #signal: AbortSignal;
+  readonly #total: number;
+  #isDone = false;
+  #averaging: Averaging | null = null;
+  #samples = 0;
+  #loss = Number.NaN;
+  #trainingMs = 0;
+  #shownAt = 0;
+
+  constructor(options: WorkerOptions) {
+    this.#options = options;
+    const { host, config, data, peer, emit } = options;
+    this.#neighbours = new Neighbours(neighboursOf(config), peer);
+    const own = {
+      ...federationOf(config),
+      labels: data.labels,
+      degree: () => this.#neighbours.wanted.length,
+      isDone: () => this.#isDone,
+    };
+    this.#stage = host.add(uidOf(config, config.worker), undefined, own);
+    this.#signal = AbortSignal.any([options.signal, this.#stop.signal]);
+    this.#total = stepsOf(config, data.rowsOfAll);
+    emit({
+      kind: 'worker.ready',
+      uid: this.#stage.uid,
+      run: config.run,
+      rows: data.run.train.rows,
+      labels: data.labels,
+      neighbours: [...this.#neighbours.wanted],
+    });
+  }
+
+  async run(): Promise<EventOf<'worker.done'>> {
+    const { host, peer, config } = this.#options;
+    const run = await this.#open();
+    const averaging = run.averaging;
+    if (!averaging) throw new MeshError('internal', 'A worker without a store.', 'This is a defect: please report it.');
+    this.#averaging = averaging;
+    peer.serve(host.handlers);
+    if (peer.monitor) await host.announce(peer.monitor);
+    await this.#neighbours.watch();
+    await this.#gather();
+    const { emit, compute, signal } = this.#options;
+    const from = await catchUp({
+      run,
+      averaging,
+      replicas: this.#neighbours.present(),
+      ask: peer.ask,
+      compute,
+      emit,
+      signal,
+    });
+    if (from) emit({ kind: 'worker.adopted', uid: this.#stage.uid, run: run.run, ...from });
+    const isBeside = averaging.averager !== null && !averaging.averager.isSynchronous;
+    const rounds = isBeside ? this.#beside(averaging) : Promise.resolve();
+    try {
+      const failed = rounds.then(() => new Promise<never>(() => {})); // it only ever ends this race by rejecting
+      await Promise.race([this.#train(run, averaging), failed]);
+      this.#isDone = true;
+      await Promise.race([this.#linger(averaging), failed]);
+      this.#stop.abort(new DOMException('This worker is done.', 'AbortError'));
+      await rounds;
+    } finally {
+      this.#stop.abort(new DOMException('This worker ends.', 'AbortError'));
+    }
+    await averaging.outer?.settle();
+    const evaluation = await this.#evaluate(run, run.step);
+    return this.#done(run, evaluation, config);
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort(new DOMException('This worker ends.', 'AbortError'));
+    this.#neighbours.close();
+    const { run } = this.#stage;
+    if (run) await this.#stage.close(run.run).catch(() => undefined); // a lost device has closed it already
+  }
+
+  async #open(): Promise<StageRun> {
+    const { config, peer } = this.#options;
+    const { model, seed, optimizer, precision, recompute, average, batch, data } = config;
+    const layers = layerCount(model);
+    const { parameterBytes, maxTokens } = stageInfo(model, 0, layers);
+    const context = typeof data === 'object' && 'contextLength' in data ? (data.contextLength ?? maxTokens) : maxTokens;
+    const spec = {
+      ...{ model, from: 0, to: layers, seed, optimizer },
+      ...(precision === undefined ? {} : { precision }),
+      ...(recompute === undefined ? {} : { recompute }),
+      load: { B: batch, T: context, kept: 1 },
+      store: storeOf(parameterBytes, average),
+    };
+    return this.#stage.open({ run: config.run, spec, mode: 'async', accumulate: 1, average }, peer.id);
+  }
+
+  /** Until all neighbours are there, or patience has run out: then with those that are. */
+  async #gather(): Promise<void> {
+    const { config, emit, signal } = this.#options;
+    const until = performance.now() + config.patienceMs;
+    let told = '';
+    for (;;) {
+      const missing = this.#neighbours.missing();
+      if (missing.length === 0 || performance.now() >= until) return;
+      if (missing.join() !== told) emit({ kind: 'worker.waiting', uid: this.#stage.uid, run: config.run, missing });
+      told = missing.join();
+      await this.#neighbours.change(Math.min(LOOK_MS, until - performance.now()));
+      signal.throwIfAborted();
+    }
+  }
+
+  async #train(run: StageRun, averaging: Averaging): Promise<void> {
+    const { compute, config, data } = this.#options;
+    const { averager, outer } = averaging;
+    const training = new LocalTraining({
+      compute,
+      handle: run.handle,
+      config,
+      train: data.run.train,
+      steps: this.#total,
+    });
+    const evalEvery = config.evalEvery ?? stepsPerEpoch(data.run.train.rows, config.batch);
+    const peers = (): Replica[] => this.#neighbours.present();
+    let last: Promise<LocalStep> | null = null;
+    let since = performance.now();
+    const finish = async (): Promise<void> => {
+      if (last) this.#took(await last);
+      last = null;
+    };
+    try {
+      for (let step = run.step; step < this.#total; step += 1) {
+        this.#signal.throwIfAborted();
+        while (this.#stage.isPaused) await this.#neighbours.change(LOOK_MS);
+        const next = training.step(step);
+        next.catch(() => undefined); // it is waited for below
+        await finish();
+        last = next;
+        run.step = step + 1;
+        if (outer) await outer.stepped(step + 1, peers, this.#signal);
+        else if (averager?.isSynchronous && (step + 1) % config.average.steps === 0)
+          await averager.round(peers(), this.#signal);
+        if ((step + 1) % evalEvery === 0 && step + 1 < this.#total) {
+          await finish();
+          this.#trainingMs += performance.now() - since;
+          await this.#evaluate(run, step + 1);
+          since = performance.now();
+        }
+        if (this.#samples > 0 && performance.now() - this.#shownAt >= PROGRESS_MS)
+          this.#show(step + 1, performance.now() - since);
+      }
+      await finish();
+    } finally {
+      this.#trainingMs += performance.now() - since;
+      await finish().catch(() => undefined); // what ended the loop is the reason
+    }
+  }
+
+  /** Rounds beside training. */
+  #beside(averaging: Averaging): Promise<void> {
+    const rest = (ms: number): Promise<void> => this.#neighbours.rest(ms, this.#signal);
+    return averaging.averager?.run(() => this.#neighbours.present(), this.#signal, rest) ?? Promise.resolve();
+  }
+
+  /** Serves, and goes on averaging, until every neighbour that is still there has done its training too; then once more round. */
+  async #linger(averaging: Averaging): Promise<void> {
+    const { config, peer, signal } = this.#options;
+    const until = performance.now() + config.patienceMs;
+    const { shelf, averager } = averaging;
+    for (;;) {
+      const there = this.#neighbours.present();
+      const done = await Promise.all(
+        there.map(async (replica) => {
+          const body = { uid: replica.uid, run: config.run, digest: shelf.digest };
+          const offer = await peer.ask(replica, 'layers.offer', body, { signal, deadlineMs: 2_000 }).catch(() => null); // gone, or hung
+          return offer === null || offer.body.isDone;
+        }),
+      );
+      signal.throwIfAborted();
+      if (done.every(Boolean) || performance.now() >= until) break;
+      await this.#neighbours.change(LOOK_MS);
+    }
+    // What the others learned last is in here too, and they have time to fetch the same of this one.
+    if (averager && !averager.isSynchronous) await averager.round(this.#neighbours.present(), this.#signal);
+    await this.#neighbours.rest(Math.min(2 * config.average.intervalMs, 2_000), signal);
+  }
+
+  async #evaluate(run: StageRun, step: number): Promise<WorkerEvaluation> {
+    const { compute, data, config, emit } = this.#options;
+    const evaluation = await evaluateWorker(compute, run.handle, data.run, config);
+    emit({ kind: 'worker.evaluated', uid: this.#stage.uid, run: run.run, step, ...evaluation });
+    return evaluation;
+  }
+
+  #took({ rows, loss }: LocalStep): void {
+    this.#samples += rows;
+    this.#stage.meter.count(rows, loss);
+    this.#loss = Number.isNaN(this.#loss) ? loss : this.#loss * (1 - FRESH) + loss * FRESH;
+  }
+
+  get #merged(): { rounds: number; bytes: number } {
+    return { ...(this.#averaging?.merged ?? { rounds: 0, bytes: 0 }) };
+  }
+
+  #show(step: number, sinceMs: number): void {
+    this.#shownAt = performance.now();
+    const seconds = (this.#trainingMs + sinceMs) / 1_000;
+    const samplesPerSecond = this.#samples / Math.max(seconds, 1e-3);
+    const left = (this.#total - step) * this.#options.config.batch;
+    this.#options.emit({
+      kind: 'worker.progress',
+      uid: this.#stage.uid,
+      run: this.#options.config.run,
+      step,
+      steps: this.#total,
+      loss: Number.isNaN(this.#loss) ? 0 : this.#loss,
+      samplesPerSecond,
+      ...this.#merged,
+      etaSeconds: left / Math.max(samplesPerSecond, 1e-3),
+    });
+  }
+
+  async #done(run: StageRun, evaluation: WorkerEvaluation, config: WorkerConfig): Promise<EventOf<'worker.done'>> {
+    const { save, compute, peer, emit } = this.#options;
+    const model = save ? await save(await compute.read(run.handle, 'weights')) : '';
+    const { samples: _, ...figures } = evaluation;
+    const seconds = this.#trainingMs / 1_000;
+    const done: EventOf<'worker.done'> = {
+      kind: 'worker.done',
+      uid: this.#stage.uid,
+      run: config.run,
+      worker: config.worker,
+      ...figures,
+      steps: run.step,
+      ...this.#merged,
+      ...peer.links.traffic(),
+      samplesPerSecond: Math.round(this.#samples / Math.max(seconds, 1e-3)),
+      seconds: Math.round(seconds * 10) / 10,
+      model,
+    };
+    emit(done);
+    return done;
+  }
+}
