@@ -53,6 +53,11 @@ export class LocalMesh {
     });
   }
 
+  /** The monitor alone; resolves with the join link. */
+  startMonitor(options: Omit<LocalMeshOptions, 'replicas'>): Promise<string> {
+    return unlessAborted(this.#context.signal, () => this.#startMonitor(options));
+  }
+
   /** Peers first: they say goodbye to a monitor that is still there. */
   async end(): Promise<void> {
     const [monitor, ...peers] = this.#children;
@@ -60,7 +65,7 @@ export class LocalMesh {
     await monitor?.end();
   }
 
-  async #startMonitor({ port, state }: LocalMeshOptions): Promise<string> {
+  async #startMonitor({ port, state }: Omit<LocalMeshOptions, 'replicas'>): Promise<string> {
     const args = [
       ...(port === undefined ? [] : ['--port', String(port)]),
       ...(state === undefined ? [] : ['--state', state]),

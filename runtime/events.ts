@@ -141,6 +141,9 @@ export type MeshEvent =
       appliedMicrobatches: number;
       seconds: number;
       model: string;
+      /** Of a federated example: each worker by itself, and the same workers trained alone. */
+      workers?: { id: string; accuracy: number; perClassAccuracy: number[] }[];
+      alone?: { id: string; accuracy: number; perClassAccuracy: number[] }[];
     }
   | { kind: 'run.failed'; run: string; code: string; message: string; fix: string }
   /** `skein step`: one training step was written to a file. */
