@@ -2,19 +2,105 @@
 // config.json, with its defaults; what would change the arithmetic and is not built is refused, never ignored.
 import { z } from 'zod';
 
-const size = z
-  .int()
-  .min(1)
-  .max(1 << 24);
+const MAX_SIZE = 1 << 24;
+const size = z.int().min(1).max(MAX_SIZE);
 const share = z.number().min(0).lt(1);
 const epsilon = z.number().positive().max(1);
+
+/** `gelu` is the exact one (erf), `gelu_new` GPT-2's tanh form: the names that PyTorch and Hugging Face use. */
+const activation = z.enum(['relu', 'gelu', 'gelu_new']).default('relu');
 
 const mlpSchema = z.strictObject({
   family: z.literal('mlp'),
   sizes: z.array(size).min(2).max(65),
-  /** `gelu` is the exact one (erf), `gelu_new` GPT-2's tanh form: the names that PyTorch and Hugging Face use. */
-  activation: z.enum(['relu', 'gelu', 'gelu_new']).default('relu'),
+  activation,
 });
+
+/** A convolution with as many filters as `channels`, kernel × kernel; zeros round the image where it has padding. */
+const convSchema = z.strictObject({
+  kind: z.literal('conv'),
+  channels: size,
+  kernel: size,
+  stride: size.default(1),
+  padding: z.int().min(0).max(MAX_SIZE).default(0),
+});
+/** Of what a convolution gave: the largest or the mean of windows, size × size; what no whole window reaches is left out. */
+const poolSchema = z.strictObject({
+  kind: z.literal('pool'),
+  pool: z.enum(['max', 'average']).default('max'),
+  size,
+  /** null: the size, so that windows touch. */
+  stride: size.nullable().default(null),
+});
+/** The image, or what a linear layer gave, as one row: channels, rows, columns, as PyTorch flattens it. */
+const linearSchema = z.strictObject({ kind: z.literal('linear'), features: size });
+
+/** LeNet-5 (LeCun et al. 1998) as it is built today: ReLU, the largest of each window, 28 × 28 pixels with padding. */
+const LENET: z.input<typeof cnnLayerSchema>[] = [
+  { kind: 'conv', channels: 6, kernel: 5, padding: 2 },
+  { kind: 'pool', size: 2 },
+  { kind: 'conv', channels: 16, kernel: 5 },
+  { kind: 'pool', size: 2 },
+  { kind: 'linear', features: 120 },
+  { kind: 'linear', features: 84 },
+  { kind: 'linear', features: 10 },
+];
+const cnnLayerSchema = z.discriminatedUnion('kind', [convSchema, poolSchema, linearSchema]);
+
+const cnnSchema = z
+  .strictObject({
+    family: z.literal('cnn'),
+    /** Of an image: channels, height, width. */
+    input: z.tuple([size, size, size]).default([1, 28, 28]),
+    /** Convolutions and the pooling after them, then linear layers, the last of which gives the classes. */
+    layers: z.array(cnnLayerSchema).min(1).max(256).prefault(LENET),
+    /** After each convolution, before its pooling, and after each linear layer but the last. */
+    activation,
+  })
+  .superRefine(({ input, layers }, context) => checkImages(input, layers, context));
+
+/** Windows that fit in `length` pixels: the height or the width of what a convolution or pooling gives. */
+export const windowsIn = (length: number, window: number, stride: number, padding = 0): number =>
+  Math.floor((length + 2 * padding - window) / stride) + 1;
+
+/** Follows an image through the layers. Pooling of an image as it comes in belongs to no layer with weights, and so to no stage. */
+function checkImages(
+  [channels, ...pixels]: readonly [number, number, number],
+  layers: readonly CnnLayer[],
+  context: z.RefinementCtx,
+): void {
+  let [C, height, width] = [channels, ...pixels];
+  let before: CnnLayer['kind'] | null = null;
+  for (const [i, layer] of layers.entries()) {
+    const refuse = (key: string, message: string): void =>
+      context.addIssue({ code: 'custom', path: ['layers', i, key], message });
+    if (before === 'linear' && layer.kind !== 'linear')
+      return refuse('kind', 'only linear layers come after a linear one');
+    if (before === null && layer.kind === 'pool') return refuse('kind', 'pooling comes after a convolution');
+    before = layer.kind;
+    if (layer.kind === 'linear') continue;
+    const isConv = layer.kind === 'conv';
+    const [key, window] = isConv ? (['kernel', layer.kernel] as const) : (['size', layer.size] as const);
+    const padding = isConv ? layer.padding : 0;
+    const stride = layer.stride ?? window;
+    if (padding >= window) return refuse('padding', `must be below the kernel, ${window}`);
+    if (window > Math.min(height, width) + 2 * padding)
+      return refuse(key, `${window} × ${window} does not fit ${height} × ${width} pixels with padding ${padding}`);
+    if (isConv && C * window ** 2 > MAX_SIZE)
+      return refuse(key, `${C} channels of ${window} × ${window} are more than ${MAX_SIZE} weights to a value`);
+    height = windowsIn(height, window, stride, padding);
+    width = windowsIn(width, window, stride, padding);
+    if (isConv) C = layer.channels;
+    if (C * height * width > MAX_SIZE)
+      return refuse(isConv ? 'channels' : 'size', `gives ${C} × ${height} × ${width} values, more than ${MAX_SIZE}`);
+  }
+  if (before !== 'linear')
+    context.addIssue({
+      code: 'custom',
+      path: ['layers', layers.length - 1, 'kind'],
+      message: 'the last layer must be linear: its features are the classes',
+    });
+}
 
 const gpt2Fields = {
   vocab_size: size.default(50_257),
@@ -183,7 +269,7 @@ const llamaSchema = z
     message: 'must be even for rotary positions',
   });
 
-const strict = z.discriminatedUnion('family', [mlpSchema, gpt2Schema, llamaSchema]);
+const strict = z.discriminatedUnion('family', [mlpSchema, cnnSchema, gpt2Schema, llamaSchema]);
 const familyOf = (value: unknown): unknown =>
   typeof value === 'object' && value !== null && 'family' in value ? value.family : undefined;
 
@@ -196,9 +282,14 @@ export const modelSpecSchema = z.preprocess((value, context) => {
 
 export type ModelSpec = z.infer<typeof strict>;
 export type MlpSpec = Extract<ModelSpec, { family: 'mlp' }>;
+export type CnnSpec = Extract<ModelSpec, { family: 'cnn' }>;
+export type CnnLayer = z.infer<typeof cnnLayerSchema>;
+/** Samples in, one class each out. */
+export type ClassifierSpec = MlpSpec | CnnSpec;
 export type Gpt2Spec = Extract<ModelSpec, { family: 'gpt2' }>;
 export type LlamaSpec = Extract<ModelSpec, { family: 'llama' }>;
 /** A transformer: tokens in, logits of the next token out. */
 export type LanguageSpec = Gpt2Spec | LlamaSpec;
 
-export const isLanguage = (model: ModelSpec): model is LanguageSpec => model.family !== 'mlp';
+export const isLanguage = (model: ModelSpec): model is LanguageSpec =>
+  model.family === 'gpt2' || model.family === 'llama';

@@ -35,55 +35,120 @@ export interface Samples {
 /** Values of one image. */
 export const imageSize = ({ C, height, width }: Images): number => C * height * width;
 
-/** Rows that `unfold` makes of a sample, and how long they are. */
+/** Windows of one sample, and what each sees. */
 export const windowsOf = ({ y }: Windows): number => y.height * y.width;
 export const tapsOf = ({ x, size }: Windows): number => x.C * size * size;
+
+/** Windows as rows of taps: `across` neighbours in a line, of which it is a divisor, share one, which is as wide as all of them. */
+export interface Unfolding extends Windows {
+  across: number;
+}
+
+const widthOf = ({ size, stride, across }: Unfolding): number => size + (across - 1) * stride;
+
+/** Rows of one sample, and their length. */
+export const rowsOf = (over: Unfolding): number => windowsOf(over) / over.across;
+export const widthsOf = (over: Unfolding): number => over.x.C * over.size * widthOf(over);
+
+/** Columns that a software driver's products compute at once. To unfold a value and fold it back costs it as much as one more time. */
+const PRODUCT_COLUMNS = 32;
+
+/**
+ * Neighbours that share a row, so that a product's columns are full where a convolution has few: the two of LeNet-5 take 0.3 and
+ * 0.6 of the time (lavapipe; 6 and 16 columns, 4 and 2 neighbours). Each adds taps that the others multiply with 0.
+ */
+export function neighboursOf({ y, size, stride }: Windows): number {
+  const costOf = (across: number): number => {
+    const columns = Math.ceil((across * y.C) / PRODUCT_COLUMNS) * PRODUCT_COLUMNS;
+    return ((size + (across - 1) * stride) * (columns + PRODUCT_COLUMNS)) / across;
+  };
+  let best = 1;
+  for (let across = 2; across <= Math.min(PRODUCT_COLUMNS, y.width); across += 1)
+    if (y.width % across === 0 && costOf(across) < costOf(best)) best = across;
+  return best;
+}
 
 /** Steps from channel to channel and from pixel to pixel. */
 const stepsOf = ({ C, height, width, layout }: Images): { channel: number; pixel: number } =>
   layout === 'hwc' ? { channel: 1, pixel: C } : { channel: height * width, pixel: 1 };
 
-const sizesOf = ({ x, size, stride, padding, y }: Windows) => ({
-  ...{ height: x.height, width: x.width, ...stepsOf(x) },
-  ...{ size, stride, padding, outHeight: y.height, outWidth: y.width },
+const imageSizes = ({ x }: Windows) => ({ height: x.height, width: x.width, ...stepsOf(x) });
+const outSizes = ({ padding, y }: Windows) => ({ padding, outHeight: y.height, outWidth: y.width });
+
+const unfoldSizes = (over: Unfolding) => ({
+  ...imageSizes(over),
+  ...outSizes(over),
+  ...{ sizeY: over.size, sizeX: widthOf(over), strideY: over.stride, strideX: over.across * over.stride },
+  outWidth: over.y.width / over.across,
 });
 
 export const unfoldUses: readonly TableUse[] = [use('unfold'), use('unfold-backward')];
 
-/** cols (samples · windows, taps) of x, the images of the whole batch */
+/** cols (samples · rows, widths) of x, the images of the whole batch */
 export function unfold(
   recorder: Recorder,
   cols: Slice,
   x: Slice,
-  over: Windows,
+  over: Unfolding,
   { first, count }: Samples,
   // On software drivers an invocation costs more than the taps of a channel; elsewhere neighbours should write side by side.
-  run = recorder.description.isSoftware ? over.size : 1,
+  isByChannel = recorder.description.isSoftware,
 ): void {
-  const [M, K] = [count * windowsOf(over), tapsOf(over)];
-  const sizes = { M, K, run, first: first * windowsOf(over), sample: imageSize(over.x), ...sizesOf(over) };
-  recorder.dispatch('unfold', {}, [cols, x], sizes, workgroups('unfold', M * (K / run ** 2)));
+  const [M, K] = [count * rowsOf(over), widthsOf(over)];
+  const sizes = unfoldSizes(over);
+  const [runY, runX] = isByChannel ? [sizes.sizeY, sizes.sizeX] : [1, 1];
+  const invocations = (M * K) / (runY * runX);
+  recorder.dispatch(
+    'unfold',
+    {},
+    [cols, x],
+    { M, K, runY, runX, first: first * rowsOf(over), sample: imageSize(over.x), ...sizes },
+    workgroups('unfold', invocations),
+  );
 }
 
-/** Of dx, laid out as x, these samples; dcols (samples · windows, taps) */
+/** Of dx, laid out as x, these samples; dcols (samples · rows, widths) */
 export function unfoldBackward(
   recorder: Recorder,
   dx: Slice,
   dcols: Slice,
-  over: Windows,
+  over: Unfolding,
   { first, count: samples }: Samples,
 ): void {
   const count = samples * imageSize(over.x);
-  const sizes = { count, first, C: over.x.C, K: tapsOf(over), ...sizesOf(over) };
+  const sizes = { count, first, C: over.x.C, K: widthsOf(over), ...unfoldSizes(over) };
   recorder.dispatch('unfold-backward', {}, [dx, dcols], sizes, workgroups('unfold-backward', count));
 }
 
+export const spreadUses: readonly TableUse[] = [use('spread-weights'), use('spread-weights-backward')];
+
+const spreadSizes = ({ x, y, size, stride, across }: Unfolding): KernelSizes<'spread-weights'> => ({
+  ...{ N: y.C, lines: x.C * size, size, stride, across },
+});
+
+/** w (across · N, widths) and b (across · N) of w (N, taps) and b (N) */
+export function spreadWeights(
+  recorder: Recorder,
+  wide: { w: Slice; b: Slice },
+  { w, b }: { w: Slice; b: Slice },
+  over: Unfolding,
+): void {
+  const count = over.across * over.y.C * widthsOf(over);
+  const groups = workgroups('spread-weights', count);
+  recorder.dispatch('spread-weights', {}, [wide.w, wide.b, w, b], spreadSizes(over), groups);
+}
+
+/** dw (N, taps) is added to, of dwide (across · N, widths) */
+export function spreadWeightsBackward(recorder: Recorder, dw: Slice, dwide: Slice, over: Unfolding): void {
+  const groups = workgroups('spread-weights-backward', over.y.C * tapsOf(over));
+  recorder.dispatch('spread-weights-backward', {}, [dw, dwide], spreadSizes(over), groups);
+}
+
 /**
- * Whether the gradients of the weights come from a kernel of their own, which shares out the long sum over all windows, or from a
- * product with unfolded rows. Of a few columns a software driver leaves most of a product's lanes idle: 6 and 16 take 0.5 and 0.8 of
- * the time this way, 64 take 3.4 times as long (lavapipe). On GPUs a product would sum over all windows in a handful of workgroups.
+ * Whether the gradients of the weights come from a kernel of their own, which shares out the long sum over all windows: on GPUs a
+ * product would leave it to the few workgroups that its small result has. A software driver has few cores, and its products are quick.
  */
-export const hasOwnWeightsKernel = (device: Device, N: number): boolean => !device.isSoftware || N <= 16;
+export const hasOwnWeightsKernel = ({ isSoftware }: Device): boolean => !isSoftware;
 
 export const weightsUses: readonly TableUse[] = [use('convolution-backward-weights'), biasBackwardUse];
 
@@ -116,7 +181,8 @@ export function convolutionBackwardWeights(
   { span, parts, ...scratch }: WeightParts & { dw: Slice; db: Slice },
 ): void {
   const [M, N, K] = [B * windowsOf(over), over.y.C, tapsOf(over)];
-  const sizes = { M, N, K, span, sample: imageSize(over.x), ...sizesOf(over) };
+  const { size, stride } = over;
+  const sizes = { M, N, K, span, sample: imageSize(over.x), size, stride, ...imageSizes(over), ...outSizes(over) };
   const invocations = parts * Math.ceil(N / 8) * Math.ceil((K + 1) / 4);
   recorder.dispatch(
     'convolution-backward-weights',
@@ -144,7 +210,8 @@ export const poolUses = (kind: Pooling, over: Windows): TableUse[] => [
 
 const poolSizes = (over: Windows, count: number): KernelSizes<'pool'> => {
   const { channel: outChannel, pixel: outPixel } = stepsOf(over.y);
-  return { count, C: over.x.C, ...sizesOf(over), outChannel, outPixel };
+  const { size, stride } = over;
+  return { count, C: over.x.C, size, stride, ...imageSizes(over), ...outSizes(over), outChannel, outPixel };
 };
 
 /** y (B images) of x (B images), each in its layout */

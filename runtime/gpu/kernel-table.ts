@@ -55,7 +55,9 @@ const embedSizes = { rows: 'u32', C: 'u32', first: 'u32', count: 'u32' } as cons
 const dropoutSizes = { count: 'u32', seed: 'u32', threshold: 'u32', gain: 'f32' } as const;
 const formats = [{ BRAIN: false }, { BRAIN: true }] as const;
 
-const windowSizes = { size: 'u32', stride: 'u32', padding: 'u32', outHeight: 'u32', outWidth: 'u32' } as const;
+const outSizes = { padding: 'u32', outHeight: 'u32', outWidth: 'u32' } as const;
+const unfoldSizes = { sizeY: 'u32', sizeX: 'u32', strideY: 'u32', strideX: 'u32', ...outSizes } as const;
+const spreadSizes = { N: 'u32', lines: 'u32', size: 'u32', stride: 'u32', across: 'u32' } as const;
 const imageSizes = { height: 'u32', width: 'u32', channel: 'u32', pixel: 'u32' } as const;
 const poolSizes = {
   count: 'u32',
@@ -219,21 +221,42 @@ export const kernelTable = {
   unfold: {
     outputs: 1,
     inputs: 1,
-    sizes: { M: 'u32', K: 'u32', run: 'u32', first: 'u32', ...imageSizes, sample: 'u32', ...windowSizes },
+    sizes: {
+      M: 'u32',
+      K: 'u32',
+      runY: 'u32',
+      runX: 'u32',
+      first: 'u32',
+      ...imageSizes,
+      sample: 'u32',
+      ...unfoldSizes,
+    },
     workgroup: 64,
     variants: plain,
   },
   'unfold-backward': {
     outputs: 1,
     inputs: 1,
-    sizes: { count: 'u32', first: 'u32', C: 'u32', K: 'u32', ...imageSizes, ...windowSizes },
+    sizes: { count: 'u32', first: 'u32', C: 'u32', K: 'u32', ...imageSizes, ...unfoldSizes },
     workgroup: 64,
     variants: plain,
   },
+  'spread-weights': { outputs: 2, inputs: 2, sizes: spreadSizes, workgroup: 64, variants: plain },
+  'spread-weights-backward': { outputs: 1, inputs: 1, sizes: spreadSizes, workgroup: 64, variants: plain },
   'convolution-backward-weights': {
     outputs: 2,
     inputs: 2,
-    sizes: { M: 'u32', N: 'u32', K: 'u32', span: 'u32', ...imageSizes, sample: 'u32', ...windowSizes },
+    sizes: {
+      M: 'u32',
+      N: 'u32',
+      K: 'u32',
+      span: 'u32',
+      ...imageSizes,
+      sample: 'u32',
+      size: 'u32',
+      stride: 'u32',
+      ...outSizes,
+    },
     workgroup: 64,
     variants: plain,
   },
