@@ -1,7 +1,8 @@
 // The data of a run, loaded: labelled images or text. Of a language model also its tokenizer, and what only that can tell of the model.
 import { createHash } from 'node:crypto';
 import { MeshError } from '../runtime/errors.ts';
-import { isLanguage, type LanguageSpec, type MlpSpec } from '../runtime/model-spec.ts';
+import { isLanguage, type ClassifierSpec, type LanguageSpec } from '../runtime/model-spec.ts';
+import { samplesOf } from '../runtime/model/spec.ts';
 import type { TextSpec } from '../runtime/text/text-spec.ts';
 import type { Tokenizer } from '../runtime/text/tokenizer.ts';
 import type { RunFile } from '../runtime/train/checkpoint.ts';
@@ -10,6 +11,7 @@ import type { RunConfig } from '../runtime/train/config.ts';
 import { batch, epochOrder } from '../runtime/train/data.ts';
 import type { DatasetSpec } from '../runtime/train/dataset-spec.ts';
 import { contextOf, expectKind, isText, withVocabulary } from '../runtime/train/language.ts';
+import { expectSamples } from '../runtime/train/samples.ts';
 import { loadDataset } from './datasets.ts';
 import { loadText, textRun } from './text-data.ts';
 import { tokenizerText } from './tokenizer-files.ts';
@@ -52,19 +54,12 @@ async function prepareText(
 
 async function labelled(
   { seed }: RunConfig,
-  { sizes }: MlpSpec,
+  model: ClassifierSpec,
   data: DatasetSpec,
   signal?: AbortSignal,
 ): Promise<RunData> {
   const { train: training, test } = await loadDataset(data, signal);
-  const inputs = sizes[0];
-  const outputs = sizes.at(-1);
-  if (training.inputShape[0] !== inputs || (outputs ?? 0) < training.classes)
-    throw new MeshError(
-      'stage-shapes',
-      `The model maps ${inputs} to ${outputs}; ${training.name} has ${training.inputShape[0]} features and ${training.classes} classes.`,
-      'Change the first and last of model.sizes.',
-    );
+  expectSamples(model, training);
   return {
     kind: 'classes',
     train: {
@@ -73,7 +68,7 @@ async function labelled(
       order: (epoch) => epochOrder(training.rows, seed, epoch),
     },
     test: { rows: test.rows, batch: (rows) => batch(test, rows) },
-    classes: outputs ?? 0,
+    classes: samplesOf(model).classes,
     targetsPerRow: 1,
   };
 }

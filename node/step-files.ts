@@ -39,7 +39,7 @@ export async function readSpec(file: string): Promise<ModelSpec> {
     throw new MeshError(
       'bad-file',
       `${file} is no model spec: ${why}.`,
-      'It looks like {"family":"mlp","sizes":[784,64,10],"activation":"relu"}, or {"family":"gpt2", …} or {"family":"llama", …} with the keys of a Hugging Face config.json.',
+      'It looks like {"family":"mlp","sizes":[784,64,10],"activation":"relu"}, or {"family":"cnn", …}, or {"family":"gpt2", …} or {"family":"llama", …} with the keys of a Hugging Face config.json.',
       { cause },
     );
   }
@@ -69,7 +69,7 @@ export async function readWeights(file: string, model: ModelSpec): Promise<Weigh
       `${file}: ${name} is ${tensor?.dtype} (${asFile(tensor?.shape ?? [])}), the model needs f32 (${asFile(shape)}).`,
       isLanguage(model)
         ? "Write each parameter in f32 as Hugging Face's model has it."
-        : 'Write each weight as (out, in) and each bias as (out), in f32.',
+        : 'Write each weight as (out, in), of a convolution as (out, in, kernel, kernel), and each bias as (out), in f32.',
     );
   }
   const names = new Map([...given.keys()].map((name) => [isLanguage(model) ? parameterName(model, name) : name, name]));

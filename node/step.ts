@@ -50,11 +50,11 @@ export const step = command({
   options: [
     option(
       '--model <file>',
-      'model spec: {"family":"mlp","sizes":[784,64,10],"activation":"relu"}, or {"family":"gpt2", …} and {"family":"llama", …} with the keys of a Hugging Face config.json',
+      'model spec: {"family":"mlp","sizes":[784,64,10],"activation":"relu"}, {"family":"cnn"} (LeNet-5, or its input and layers), or {"family":"gpt2", …} and {"family":"llama", …} with the keys of a Hugging Face config.json',
     ),
     option(
       '--weights <file>',
-      "safetensors: layers.<i>.weight (out, in) and layers.<i>.bias (out), or the parameters of Hugging Face's model by their names",
+      "safetensors: layers.<i>.weight (out, in), of a convolution (out, in, kernel, kernel), and layers.<i>.bias (out), or the parameters of Hugging Face's model by their names",
     ),
     option(
       '--batch <file>',

@@ -11,19 +11,21 @@ import {
   rmsnormBackward,
   rmsnormUses,
 } from '../gpu/norms.ts';
-import { isLanguage, type LanguageSpec, type ModelSpec } from '../model-spec.ts';
+import { isLanguage, type ClassifierSpec, type CnnSpec, type LanguageSpec, type ModelSpec } from '../model-spec.ts';
 import { elements } from '../tensor.ts';
+import { cnnLayers, cnnParameters } from './cnn-spec.ts';
+import { convolutionLayer } from './convolution-layer.ts';
 import { embeddingLayer } from './embedding.ts';
 import { gpt2Block } from './gpt2.ts';
 import { classHead, vocabularyHead, type Head } from './head.ts';
 import { dimensionsOf, finalNorm, initialisation } from './language-spec.ts';
 import { linearLayer } from './layers.ts';
 import { llamaBlock } from './llama.ts';
-import { layerShapes } from './mlp-spec.ts';
+import { layerParameters, layerShapes } from './mlp-spec.ts';
 import type { Layer } from './pass.ts';
 import { normal, uniform } from './random.ts';
 import { recomputed } from './recompute.ts';
-import { layerCount } from './spec.ts';
+import { layerCount, samplesOf } from './spec.ts';
 
 export interface StageParts {
   layers: Layer[];
@@ -34,17 +36,18 @@ export interface StageParts {
   uses: KernelUse[];
 }
 
-export function stageParts({ model, from, to, recompute }: StageSpec, device: GpuDescription): StageParts {
+export function stageParts(spec: StageSpec, device: GpuDescription): StageParts {
+  const { model, from, to, recompute } = spec;
   const isFirst = from === 0;
   const isLast = to === layerCount(model);
   if (!isLanguage(model)) {
-    const layers = layerShapes(model, from, to).map(linearLayer);
-    const head = isLast ? classHead(model.sizes.at(-1) ?? 0) : null;
-    return withUses(layers, head);
+    const layers =
+      model.family === 'mlp' ? layerShapes(model, from, to).map(linearLayer) : cnnParts(model, spec, device);
+    return withUses(layers, isLast ? classHead(samplesOf(model).classes) : null);
   }
   const blocks = Array.from({ length: to - from }, (_, i) => {
     const block = model.family === 'gpt2' ? gpt2Block(model, from + i, device) : llamaBlock(model, from + i, device);
-    return recompute === true ? recomputed(block) : block;
+    return recompute === true ? recomputed(block, dimensionsOf(model).C) : block;
   });
   const layers = [
     ...(isFirst ? [embeddingLayer(model)] : []),
@@ -53,6 +56,15 @@ export function stageParts({ model, from, to, recompute }: StageSpec, device: Gp
   ];
   return withUses(layers, isLast ? vocabularyHead(model) : null);
 }
+
+const cnnParts = (model: CnnSpec, spec: StageSpec, device: GpuDescription): Layer[] =>
+  cnnLayers(model)
+    .slice(spec.from, spec.to)
+    .map((shape) => {
+      const isExact = (spec.precision ?? 'f32') === 'f32';
+      const layer = shape.kind === 'conv' ? convolutionLayer(shape, device, isExact) : linearLayer(shape);
+      return spec.recompute === true ? recomputed(layer, shape.inFeatures) : layer;
+    });
 
 const withUses = (layers: Layer[], head: Head | null): StageParts => ({
   layers,
@@ -104,8 +116,8 @@ function finalNormLayer(model: LanguageSpec, device: GpuDescription): Layer {
 }
 
 /**
- * A parameter before training, each from its own stream of random numbers, so that every split begins alike. mlp: U(-1/√in, 1/√in)
- * for weights (out, in) and biases, as PyTorch's nn.Linear; transformers: see `initialisation`.
+ * A parameter before training, each from its own stream of random numbers, so that every split begins alike. mlp and cnn: U(-1/√in,
+ * 1/√in) for weights (out, in …) and biases, as PyTorch's nn.Linear and nn.Conv2d; transformers: see `initialisation`.
  */
 export function initialValues(
   model: ModelSpec,
@@ -114,9 +126,18 @@ export function initialValues(
 ): Float32Array<ArrayBuffer> {
   const count = elements(shape);
   if (!isLanguage(model)) {
-    const inFeatures = model.sizes[Number(name.split('.')[1])] ?? 1;
-    return uniform(seed, name, count, 1 / Math.sqrt(inFeatures));
+    const [weight] = parametersOf(model, Number(name.split('.')[1]));
+    const inputs = elements(weight?.shape.slice(1) ?? []); // to one value of what comes out
+    return uniform(seed, name, count, 1 / Math.sqrt(inputs));
   }
   const start = initialisation(model, name);
   return 'value' in start ? new Float32Array(count).fill(start.value) : normal(seed, name, count, start.deviation);
 }
+
+/** Of one layer: its weight, then its bias. */
+const parametersOf = (model: ClassifierSpec, index: number): ParameterInfo[] =>
+  model.family === 'mlp'
+    ? layerShapes(model, index, index + 1).flatMap(layerParameters)
+    : cnnLayers(model)
+        .slice(index, index + 1)
+        .flatMap(cnnParameters);

@@ -2,7 +2,8 @@
 // (Chen et al. 2016, "Training deep nets with sublinear memory cost"). Dropout masks come from counters, so they are the same.
 import type { Layer, Pass } from './pass.ts';
 
-export function recomputed(layer: Layer): Layer {
+/** `features`: values of a row that goes in. */
+export function recomputed(layer: Layer, features: number): Layer {
   return {
     parameters: layer.parameters,
     uses: layer.uses,
@@ -13,15 +14,15 @@ export function recomputed(layer: Layer): Layer {
       // The layer gives its input away where nothing is kept; this one still needs it.
       const lending: Pass = { ...pass, give: (slice) => (slice === x ? undefined : pass.give(slice)) };
       const { y } = layer.forward(lending, x, rows, false);
-      return { y, saved: [pass.shelve(x, x.bytes / 4)] };
+      return { y, saved: [pass.shelve(x, rows * features)] };
     },
 
     backward(pass, saved, dy, rows, needsDx) {
       const [kept] = saved;
       if (kept === undefined) throw new Error('a layer lost its input');
-      const x = pass.unshelve(kept, dy.bytes / 4);
+      const x = pass.unshelve(kept, rows * features);
       const again = layer.forward(pass, x, rows, true);
-      pass.give(again.y);
+      if (!again.saved.includes(again.y)) pass.give(again.y); // a fused activation's result is also where its slope is taken
       return layer.backward(pass, again.saved, dy, rows, needsDx);
     },
   };

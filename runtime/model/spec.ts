@@ -1,16 +1,19 @@
 // What a model and its stages look like: names, shapes, spans. Pure, and free of WebGPU: the main thread uses it to plan.
 import type { StageInfo, StageSpec } from '../compute.ts';
 import { MeshError } from '../errors.ts';
-import type { ModelSpec } from '../model-spec.ts';
+import type { ClassifierSpec, ModelSpec } from '../model-spec.ts';
 import { elements } from '../tensor.ts';
+import { cnnLayers, cnnShape } from './cnn-spec.ts';
 import { languageShape } from './language-spec.ts';
 import { mlpShape } from './mlp-spec.ts';
 
-/** What a model can be cut into: linear layers of an mlp, blocks of a transformer. */
+/** What a model can be cut into: linear layers of an mlp, convolutions (pooling goes with them) and linear layers of a cnn, blocks of a transformer. */
 export function layerCount(model: ModelSpec): number {
   switch (model.family) {
     case 'mlp':
       return model.sizes.length - 1;
+    case 'cnn':
+      return cnnLayers(model).length;
     case 'gpt2':
       return model.n_layer;
     case 'llama':
@@ -29,9 +32,29 @@ export function stageInfo(model: ModelSpec, from: number, to: number): StageInfo
       `Layers ${from} to ${to} are no part of a model of ${count} layers.`,
       `Choose 0 <= from < to <= ${count}.`,
     );
-  const shape = model.family === 'mlp' ? mlpShape(model, from, to) : languageShape(model, from, to);
+  const shape = shapeOf(model, from, to);
   const parameterBytes = shape.parameters.reduce((bytes, parameter) => bytes + elements(parameter.shape) * 4, 0);
   return { ...shape, isFirst: from === 0, isLast: to === count, parameterBytes };
+}
+
+function shapeOf(model: ModelSpec, from: number, to: number): Omit<StageInfo, 'isFirst' | 'isLast' | 'parameterBytes'> {
+  switch (model.family) {
+    case 'mlp':
+      return mlpShape(model, from, to);
+    case 'cnn':
+      return cnnShape(model, from, to);
+    case 'gpt2':
+    case 'llama':
+      return languageShape(model, from, to);
+    default:
+      return model satisfies never;
+  }
+}
+
+/** What a model makes of a sample: how many numbers it takes, and how many classes it tells apart. */
+export function samplesOf(model: ClassifierSpec): { features: number; classes: number } {
+  const { inputShape, outputShape } = stageInfo(model, 0, layerCount(model));
+  return { features: inputShape[0] ?? 0, classes: outputShape[0] ?? 0 };
 }
 
 /** Consecutive spans of the given numbers of layers, e.g. [1, 2] of three layers: 0–1 and 1–3. */

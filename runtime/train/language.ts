@@ -61,6 +61,7 @@ export function withVocabulary(model: LanguageSpec, isOpen: boolean, tokens: num
 export function hasDropout(model: ModelSpec): boolean {
   switch (model.family) {
     case 'mlp':
+    case 'cnn':
       return false;
     case 'gpt2':
       return model.resid_pdrop > 0 || model.embd_pdrop > 0 || model.attn_pdrop > 0;
@@ -82,7 +83,7 @@ export function expectKind(model: ModelSpec, data: DatasetSpec | TextSpec): void
       )
     : new MeshError(
         'usage',
-        `An ${model.family} model cannot read text.`,
+        `${model.family === 'mlp' ? 'An' : 'A'} ${model.family} model cannot read text.`,
         'Choose model: { family: gpt2, … } or llama, or other data.',
       );
 }

@@ -115,8 +115,9 @@ const names = readdirSync(golden).map((file) => file.replace('.safetensors', '')
 for (const name of names) test(`agrees with PyTorch: ${name}`, (t) => assertAgrees(name, null, t));
 for (const split of splits(4))
   test(`agrees with PyTorch, four layers split into ${split.join('+')}`, (t) => assertAgrees('deep', split, t));
-test('the golden files cover ignored rows, and sgd, momentum, adamw, decay', () => {
-  assert.deepEqual(names.sort(), ['adamw', 'adamw-all', 'decay', 'deep', 'momentum', 'sgd']);
+test('agrees with PyTorch, convolutions and linear layers split into 1+2+2', (t) => assertAgrees('cnn', [1, 2, 2], t));
+test('the golden files cover ignored rows, convolutions, and sgd, momentum, adamw, decay', () => {
+  assert.deepEqual(names.sort(), ['adamw', 'adamw-all', 'cnn', 'decay', 'deep', 'momentum', 'sgd']);
 });
 
 const base = readCase('sgd');
@@ -157,6 +158,7 @@ const REFUSALS: Refusal[] = [
   { what: 'a batch that is cut off', files: { batch: '\u0010' }, code: 2, error: /batch: .*too few/ },
   { what: 'a model that is no JSON', files: { model: '{' }, code: 2, error: /model is no model spec/, fix: /"family"/ },
   { what: 'a model with an unknown key', files: { model: '{"family":"mlp","sizes":[2,2],"depth":3}' }, code: 2, error: /depth/ }, // prettier-ignore
+  { what: 'a model whose kernel is larger than its image', files: { model: '{"family":"cnn","input":[1,4,4]}' }, code: 2, error: /layers\.2\.kernel: 5 × 5 does not fit 2 × 2 pixels/ }, // prettier-ignore
   { what: 'a parameter that is missing', files: { weights: changed(good.weights, { 'layers.1.bias': null }) }, code: 2, error: /missing layers\.1\.bias/ }, // prettier-ignore
   { what: 'a parameter too many', files: { weights: changed(good.weights, { 'layers.2.bias': zeros(1) }) }, code: 2, error: /unknown layers\.2\.bias/ }, // prettier-ignore
   { what: 'a parameter of another shape', files: { weights: changed(good.weights, { 'layers.0.weight': zeros(20, 16) }) }, code: 2, error: /layers\.0\.weight.*\(20, 16\).*\(16, 20\)/ }, // prettier-ignore
