@@ -44,7 +44,7 @@ export function assign(
   // Without a known downlink there is only the paper's bound to keep.
   const isBound = fill === 'access' && downlink > 0 && downlink < Infinity;
   const limit = isBound
-    ? fillWithin(state, { mu1, mu2, unitBytes, downlink, longest })
+    ? fillWithin(state, { mu1, mu2, unitBytes, rates, downlink, longest })
     : fillUpTo(state, { mu1, lists, longest });
   return { ...state, limit, efficiency };
 }
@@ -123,15 +123,23 @@ function fillUpTo(
 }
 
 /**
- * Phase 2 where all that comes in shares one downlink. The paper's fill assumes links that do not disturb each other; behind one access
- * link it makes a round longer than pulling one whole model. Here also the sum of all bytes must come in within the time that phase 1
- * needs, and the pulls that promise most (μ2) come first.
+ * Phase 2 where all that comes in shares one downlink. The paper's fill assumes links that do not disturb each other; behind one access line
+ * it makes a round longer than pulling one whole model. Here also the sum of all bytes must come in within the time that phase 1 needs, and
+ * the pulls that promise most (μ2) come first. The links that are used together must fit into the downlink as well: a line that is full
+ * gives every further pull its share at the cost of those under way, they are then measured as slow, and a plan for slow links has ever
+ * more time to fill.
  */
 function fillWithin(
   { units, sums, secondsOf }: State,
-  given: Pick<Scores, 'mu1' | 'mu2'> & { unitBytes: readonly number[]; downlink: number; longest: number },
+  given: Pick<Scores, 'mu1' | 'mu2'> & {
+    unitBytes: readonly number[];
+    rates: readonly number[];
+    downlink: number;
+    longest: number;
+  },
 ): number {
-  const { mu1, mu2, unitBytes, downlink, longest } = given;
+  const { mu1, mu2, unitBytes, rates, downlink, longest } = given;
+  let rate = units.reduce((sum, some, s) => sum + (some.length > 0 ? at(rates, s) : 0), 0);
   let bytes = units.flat().reduce((sum, unit) => sum + (unitBytes[unit] ?? 0), 0);
   const limit = Math.max(longest, bytes / downlink);
   const bound = limit * (1 + TOLERANCE) + TOLERANCE;
@@ -143,7 +151,10 @@ function fillWithin(
   for (const { s, unit } of candidates) {
     const seconds = secondsOf(s, unit);
     const size = unitBytes[unit] ?? 0;
+    const more = (units[s]?.length ?? 0) > 0 ? 0 : at(rates, s);
+    if (rate + more > downlink) continue;
     if (at(sums, s) + seconds > bound || (bytes + size) / downlink > bound) continue;
+    rate += more;
     units[s]?.push(unit);
     sums[s] = at(sums, s) + seconds;
     bytes += size;
