@@ -60,11 +60,11 @@ export interface OuterStep {
 export interface LayerStore {
   /** Shows the live weights, of all units or of these, and measures. Rejects `not-finite` where they are. */
   snapshot(stage: number, units?: readonly number[]): Promise<Snapshot>;
-  /** Tensors `data` and, of int8 and int4, `scale`. */
+  /** Tensors `data` and, of int8 and int4, `scale`; `progress` of these units, at that version or a little later. */
   serve(
     stage: number,
     request: { kind: StoredKind; units: readonly number[]; format: LayerFormat },
-  ): Promise<{ version: number; tensors: Tensors }>;
+  ): Promise<{ version: number; progress: number[]; tensors: Tensors }>;
   /** What `serve` gave elsewhere, kept as a part until `drop`, and compared with the shown weights. Rejects `malformed`. */
   receive(
     stage: number,

@@ -4,13 +4,15 @@
 import type { AverageSpec } from '../average-spec.ts';
 import { toMeshError } from '../errors.ts';
 import type { Emit } from '../events.ts';
-import type { StoreMix } from '../layer-store.ts';
+import type { Snapshot, StoreMix } from '../layer-store.ts';
 import type { Tensors } from '../tensor.ts';
 import type { PeerId, Uid } from '../wire/ids.ts';
 import type { Replica } from '../wire/messages.ts';
 import { Clipping } from './clipping.ts';
 import { Peers, type Offer } from './peers.ts';
+import type { Told } from './judge.ts';
 import type { Planner } from './planner.ts';
+import type { Verdict } from './trust.ts';
 import { plannerOf } from './planners/index.ts';
 import { Pulls, Stopwatch, type PullsOptions } from './pulls.ts';
 import { Round, type UnitMix } from './round.ts';
@@ -146,7 +148,7 @@ export class Averager {
       await pulls.all(signal);
       signal.throwIfAborted();
       if (spec.defence.kind !== 'none')
-        this.peers.strike([...pulls.verdicts, ...this.#judged(round, snapshot.squaredNorm, snapshot.progress)], number);
+        this.peers.strike([...pulls.verdicts, ...this.#judged(round, snapshot, pulls.told)], number);
       const mixes = round.mixes((peer) => this.peers.isStruck(peer as PeerId));
       const merges = mixes.map((mix) => this.#storeMix(mix, pulls));
       if (merges.length > 0) await busy.time(() => this.#options.compute.merge(this.#options.handle, merges));
@@ -196,11 +198,11 @@ export class Averager {
 
   #judged(
     round: Round,
-    squaredNorm: readonly number[],
-    progress: readonly number[],
-  ): ReturnType<Peers['judge']['claims']> {
+    { squaredNorm, progress }: Pick<Snapshot, 'squaredNorm' | 'progress'>,
+    told?: ReadonlyMap<string, Told>,
+  ): Verdict[] {
     if (this.#options.spec.defence.kind !== 'finite')
-      return this.peers.judge.arrivals(round.arrivals, squaredNorm, progress);
+      return this.peers.judge.arrivals(round.arrivals, squaredNorm, progress, told);
     const bad = [...round.arrivals.values()].flat().filter(({ isFinite }) => !isFinite);
     return [...new Set(bad.map(({ peer }) => peer))].map((peer) => ({
       peer,
@@ -241,7 +243,8 @@ export class Averager {
           request,
           received.map((found, i) => ({ ...found, unit: units[i] ?? 0 })),
         );
-      const bad = spec.defence.kind === 'none' ? [] : this.#judged(round, shelf.latest?.squaredNorm ?? [], shelf.latest?.progress ?? []); // prettier-ignore
+      const own = shelf.latest ?? { squaredNorm: [], progress: [] };
+      const bad = spec.defence.kind === 'none' ? [] : this.#judged(round, own);
       this.peers.strike(bad, this.#rounds);
       const mixes = round.mixes((id) => this.peers.isStruck(id as PeerId));
       await compute.merge(

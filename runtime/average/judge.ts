@@ -15,13 +15,21 @@ export interface Claim {
   labels: readonly number[];
 }
 
+/** What a peer told of a unit's weights as it sent them. */
+export interface Told {
+  version: number;
+  progress: number;
+}
+
 interface Remembered {
   version: number;
   progress: readonly number[];
   labels: readonly number[];
-  /** By unit: the size of what it sent last, its distance then, and the version. */
-  sent: Map<number, { version: number; squaredNorm: number; distance: number; progress: number; ownPath: number }>;
+  /** By unit: what it told of what it sent last, how large that was, how far away, and the own running sum then. */
+  sent: Map<number, Told & { squaredNorm: number; distance: number; ownPath: number }>;
 }
+
+type Sent = Arrival & Told;
 
 export interface JudgeOptions {
   units: number;
@@ -66,13 +74,14 @@ export class Judge {
   }
 
   /**
-   * What came. `ownSquaredNorm` and `ownPath` (running sum of squared movement) by unit. Where more than half of the peers that answered
-   * seem far away, it is this worker that is: nobody is to blame then.
+   * What came. `ownSquaredNorm` and `ownPath` (running sum of squared movement) by unit; `told` by peer and unit, with a space between.
+   * Where more than half of the peers that answered seem far away, it is this worker that is: nobody is to blame then.
    */
   arrivals(
     arrivals: ReadonlyMap<number, readonly (Arrival & { peer: string })[]>,
     ownSquaredNorm: readonly number[],
     ownPath: readonly number[],
+    told: ReadonlyMap<string, Told> = new Map(),
   ): Verdict[] {
     const byPeer = new Map<string, Arrival[]>();
     for (const list of arrivals.values())
@@ -81,16 +90,23 @@ export class Judge {
     const relative: Verdict[] = [];
     for (const [peer, list] of byPeer) {
       const known = this.#peers.get(peer);
+      const sent = list.flatMap((arrival) => {
+        const of = told.get(`${peer} ${arrival.unit}`);
+        return of ? [{ ...arrival, ...of }] : [];
+      });
       const broken = list.find(({ isFinite }) => !isFinite);
       const verdict = broken
         ? { peer, offence: 'not-finite' as const, detail: `unit ${broken.unit} holds NaN or infinity` }
-        : (this.#frozen(peer, list, known) ?? this.#implausible(peer, list, known, ownPath));
+        : (reversed(peer, list, ownSquaredNorm) ??
+          backwards(peer, sent, known) ??
+          frozen(peer, sent, known) ??
+          implausible(peer, sent, known, ownPath));
       if (verdict) certain.push(verdict);
       else {
         const far = this.#far(peer, list, ownSquaredNorm);
         if (far) relative.push(far);
       }
-      if (known && !broken) remember(known, list, ownPath);
+      if (known && !broken) remember(known, sent, ownPath);
     }
     return relative.length * 2 > byPeer.size ? certain : [...certain, ...relative];
   }
@@ -125,71 +141,14 @@ export class Judge {
     return null;
   }
 
-  /** Weights that train never come back to the same squared norm, to the last bit, in all that was sent again. */
-  #frozen(peer: string, list: readonly Arrival[], known: Remembered | undefined): Verdict | null {
-    if (!known) return null;
-    const again = list.filter(({ unit }) => (known.sent.get(unit)?.version ?? Infinity) < known.version);
-    const same = again.filter(({ unit, squaredNorm }) => known.sent.get(unit)?.squaredNorm === squaredNorm);
-    if (same.length === 0 || same.length < again.length) return null;
-    const moved = same.some(
-      ({ unit, squaredNorm }) =>
-        (known.progress[unit] ?? 0) - (known.sent.get(unit)?.progress ?? 0) > VISIBLE * squaredNorm,
-    );
-    if (!moved) return null;
-    const before = known.sent.get(same[0]?.unit ?? 0)?.version;
-    return {
-      peer,
-      offence: 'frozen',
-      detail: `version ${known.version} is the same as version ${before} to the last bit`,
-    };
-  }
-
-  /**
-   * A unit that is now at distance d of ours, and was at d' when ours had moved by p less, cannot have moved by more than d + d' + p. Its
-   * running sum of squares may exceed that where it went to and fro, by as much for each version at most.
-   */
-  #implausible(
-    peer: string,
-    list: readonly Arrival[],
-    known: Remembered | undefined,
-    ownPath: readonly number[],
-  ): Verdict | null {
-    if (!known) return null;
-    for (const { unit, squaredDistance } of list) {
-      const before = known.sent.get(unit);
-      if (!before) continue;
-      const versions = known.version - before.version + 1;
-      const claimed = (known.progress[unit] ?? 0) - before.progress;
-      const own = Math.sqrt(versions * Math.max(0, (ownPath[unit] ?? 0) - before.ownPath));
-      const bound = Math.sqrt(squaredDistance) + before.distance + own;
-      const most = IMPLAUSIBLE * versions * bound * bound;
-      if (claimed > most && bound > 0)
-        return {
-          peer,
-          offence: 'progress',
-          detail: `unit ${unit} claims to have moved by ${claimed}, at most ${most} is possible`,
-        };
-    }
-    return null;
-  }
-
   #far(peer: string, list: readonly Arrival[], ownSquaredNorm: readonly number[]): Verdict | null {
-    let dot = 0;
-    let own = 0;
-    let its = 0;
     let farthest = { unit: -1, times: 0 };
-    for (const { unit, squaredDistance, squaredNorm } of list) {
+    for (const { unit, squaredDistance } of list) {
       const ours = ownSquaredNorm[unit] ?? 0;
-      dot += (squaredNorm + ours - squaredDistance) / 2;
-      own += ours;
-      its += squaredNorm;
       const usual = this.#options.clipping.usual(unit);
       const times = Math.sqrt(squaredDistance) / (usual === null ? Math.sqrt(ours) * (FAR_AT_FIRST / FAR) : usual);
       if (times > farthest.times) farthest = { unit, times };
     }
-    const cosine = dot / Math.sqrt(own * its);
-    if (own > 0 && its > 0 && cosine < REVERSED)
-      return { peer, offence: 'reversed', detail: `cosine ${cosine.toFixed(3)} to our weights` };
     if (farthest.times > FAR)
       return {
         peer,
@@ -200,13 +159,75 @@ export class Judge {
   }
 }
 
-function remember(known: Remembered, list: readonly Arrival[], ownPath: readonly number[]): void {
-  for (const { unit, squaredNorm, squaredDistance } of list)
+/** Models that began alike and are averaged never point away from each other. */
+function reversed(peer: string, list: readonly Arrival[], ownSquaredNorm: readonly number[]): Verdict | null {
+  let dot = 0;
+  let own = 0;
+  let its = 0;
+  for (const { unit, squaredDistance, squaredNorm } of list) {
+    const ours = ownSquaredNorm[unit] ?? 0;
+    dot += (squaredNorm + ours - squaredDistance) / 2;
+    own += ours;
+    its += squaredNorm;
+  }
+  const cosine = dot / Math.sqrt(own * its);
+  if (!(own > 0 && its > 0 && cosine < REVERSED)) return null;
+  return { peer, offence: 'reversed', detail: `cosine ${cosine.toFixed(3)} to our weights` };
+}
+
+/** What it tells with its weights is no less than what it told before it was asked for them. */
+function backwards(peer: string, sent: readonly Sent[], known: Remembered | undefined): Verdict | null {
+  const less = sent.find(({ unit, progress }) => progress < (known?.progress[unit] ?? 0));
+  if (!less) return null;
+  const claimed = known?.progress[less.unit];
+  const detail = `unit ${less.unit} came with a count of ${less.progress}, after one of ${claimed}`;
+  return { peer, offence: 'progress', detail };
+}
+
+/** Weights that train never come back to the same squared norm, to the last bit, in all that was sent again. */
+function frozen(peer: string, sent: readonly Sent[], known: Remembered | undefined): Verdict | null {
+  const again = sent.flatMap((now) => {
+    const before = known?.sent.get(now.unit);
+    return before && before.version < now.version ? [{ now, before }] : [];
+  });
+  const [first] = again;
+  if (!first || again.some(({ now, before }) => now.squaredNorm !== before.squaredNorm)) return null;
+  if (!again.some(({ now, before }) => now.progress - before.progress > VISIBLE * now.squaredNorm)) return null;
+  const { now, before } = first;
+  const detail = `version ${now.version} is the same as version ${before.version} to the last bit`;
+  return { peer, offence: 'frozen', detail };
+}
+
+/**
+ * A unit that is now at distance d of ours, and was at d' when ours had moved by p less, cannot have moved by more than d + d' + p. Its
+ * running sum of squares may exceed that where it went to and fro, by as much for each version at most.
+ */
+function implausible(
+  peer: string,
+  sent: readonly Sent[],
+  known: Remembered | undefined,
+  ownPath: readonly number[],
+): Verdict | null {
+  for (const { unit, version, progress, squaredDistance } of sent) {
+    const before = known?.sent.get(unit);
+    if (!before) continue;
+    const versions = Math.max(1, version - before.version + 1);
+    const claimed = progress - before.progress;
+    const own = Math.sqrt(versions * Math.max(0, (ownPath[unit] ?? 0) - before.ownPath));
+    const bound = Math.sqrt(squaredDistance) + before.distance + own;
+    const most = IMPLAUSIBLE * versions * bound * bound;
+    if (claimed <= most || bound === 0) continue;
+    const detail = `unit ${unit} claims to have moved by ${claimed}, at most ${most} is possible`;
+    return { peer, offence: 'progress', detail };
+  }
+  return null;
+}
+
+function remember(known: Remembered, sent: readonly Sent[], ownPath: readonly number[]): void {
+  for (const { unit, version, progress, squaredNorm, squaredDistance } of sent)
     known.sent.set(unit, {
-      version: known.version,
-      squaredNorm,
+      ...{ version, progress, squaredNorm },
       distance: Math.sqrt(squaredDistance),
-      progress: known.progress[unit] ?? 0,
       ownPath: ownPath[unit] ?? 0,
     });
 }

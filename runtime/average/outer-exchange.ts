@@ -8,10 +8,11 @@ import type { LayerFormat } from '../layer-store.ts';
 import type { Tensor, Tensors } from '../tensor.ts';
 import type { PeerId, Uid } from '../wire/ids.ts';
 import type { Replica } from '../wire/messages.ts';
-import { dueAfter, outerPlan, partnerOf, type OuterPlan } from './outer-schedule.ts';
+import { dueAfter, lastExchanges, outerPlan, partnerOf, type OuterPlan } from './outer-schedule.ts';
 import { Peers } from './peers.ts';
 import { bytesOf, type PullsOptions } from './pulls.ts';
 import { PULL_BYTES } from './shelf.ts';
+import { takeOver, type TakenOver } from './take-over.ts';
 import { Clipping } from './clipping.ts';
 
 export interface OuterOptions extends PullsOptions {
@@ -27,7 +28,9 @@ export interface OuterOptions extends PullsOptions {
 const SLOW_FORMAT: LayerFormat = 'f16';
 
 interface Contribution {
-  uid: string;
+  uid: Uid;
+  /** Whose contributions it had in the last exchange of the group. */
+  before: readonly Uid[] | null;
   part: number;
   /** Slow weights, where they are exchanged. */
   slow: number | null;
@@ -40,6 +43,8 @@ export class OuterExchange {
   readonly #options: OuterOptions;
   /** By group. */
   readonly #underWay = new Map<number, Promise<void>>();
+  /** By group, whose contributions were in its last exchange. */
+  readonly #merged = new Map<number, Uid[]>();
   #failure: MeshError | null = null;
 
   constructor(options: OuterOptions) {
@@ -75,6 +80,12 @@ export class OuterExchange {
     if (this.#options.outer.kind !== 'streaming-diloco') await done;
   }
 
+  /** After the last local step: what was learned since a group's last exchange is exchanged too, and all is waited for. */
+  async finish(taken: number, replicas: () => readonly Replica[], signal: AbortSignal): Promise<void> {
+    await Promise.all(lastExchanges(this.plan, taken).map((round) => this.exchange(round, replicas(), signal)));
+    await this.settle();
+  }
+
   /** Until nothing is under way. */
   async settle(): Promise<void> {
     await Promise.all(this.#underWay.values());
@@ -98,7 +109,8 @@ export class OuterExchange {
       isPair ? compute.serve(handle, { kind: 'slow', units, format: SLOW_FORMAT }) : null,
     ]);
     const tensors = new Map([['outer', copied(gradient)], ...(slow ? [['slow', slow.tensors] as const] : [])]);
-    shelf.show(round, { units, format, tensors });
+    const group = round % this.plan.groups.length;
+    shelf.show(round, { units, format, tensors, before: this.#merged.get(group) ?? null });
     const held: number[] = [];
     try {
       const own = await compute.receive(handle, { units, format }, gradient);
@@ -107,9 +119,12 @@ export class OuterExchange {
       const came = await Promise.all(others.map((replica) => this.#pull(replica, round, units, held, signal)));
       signal.throwIfAborted();
       // In the order of their UIDs everywhere: replicas that have the same contributions then compute the same bits.
-      const all = [{ uid: uid as string, part: own.part, slow: null, bytes: 0 }, ...came.filter((one) => one !== null)];
+      const all = [{ uid, before: null, part: own.part, slow: null, bytes: 0 }, ...came.filter((one) => one !== null)];
       all.sort((a, b) => (a.uid < b.uid ? -1 : 1));
       const partner = all.find((one) => one.slow !== null);
+      const merging = all.map((one) => one.uid);
+      this.#merged.set(group, merging);
+      shelf.exchanged(units, round);
       await compute.outerStep(handle, {
         units: [...units],
         gradients: all.map(({ part }) => ({ part, coefficient: 1 / all.length })),
@@ -118,13 +133,42 @@ export class OuterExchange {
         momentum: outer.momentum,
         ...(outer.kind === 'noloco' && partner?.slow ? { partner: { part: partner.slow, pull: outer.pull } } : {}),
       });
-      const peers = all.map((one) => one.uid).filter((one) => one !== uid);
+      const peers = merging.filter((one) => one !== uid);
       const bytes = all.reduce((sum, one) => sum + one.bytes, 0);
       emit({ kind: 'layers.merged', uid, run, round, peers, units: units.length, bytes, ms: now() - started });
       this.peers.endRound(others.map(({ peer }) => peer));
+      await this.#rejoin(group, others, came, signal);
     } finally {
       await compute.drop(handle, held);
     }
+  }
+
+  /**
+   * Where most of the others went on without this replica in the last exchange (it was asleep, or too slow), its slow weights are no longer
+   * theirs: it takes over those of one that did. NoLoCo's pairs draw together by themselves.
+   */
+  async #rejoin(
+    group: number,
+    others: readonly Replica[],
+    came: readonly (Contribution | null)[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { uid, outer, emit, run } = this.#options;
+    const without = came.flatMap((one) => (one?.before && !one.before.includes(uid) ? [one.uid] : []));
+    if (outer.kind === 'noloco' || without.length * 2 <= others.length) return;
+    const from = others.find((replica) => replica.uid === without[0]);
+    if (!from) return;
+    const { steps } = await this.adopt(group, from, signal);
+    this.#merged.delete(group);
+    emit({ kind: 'worker.adopted', uid, run, from: from.uid, steps });
+  }
+
+  /** Slow weights and momentum of a group from another replica: training goes on from them. */
+  async adopt(group: number, from: Replica, signal: AbortSignal): Promise<TakenOver> {
+    const units = this.plan.groups[group] ?? [];
+    const taken = await takeOver(this.#options, from, units, signal);
+    this.#options.shelf.exchanged(units, taken.round);
+    return taken;
   }
 
   #partners(round: number, replicas: readonly Replica[]): Replica[] {
@@ -148,18 +192,19 @@ export class OuterExchange {
     const body = { uid: replica.uid, run, digest: shelf.digest, units: [...units], round };
     try {
       const options = { signal, deadlineMs: patienceMs };
-      const { tensors } = await ask(replica, 'layers.pull', { ...body, kind: 'outer', format }, options);
+      const { tensors, body: reply } = await ask(replica, 'layers.pull', { ...body, kind: 'outer', format }, options);
+      const before = reply.before ?? null;
       let bytes = bytesOf(tensors);
       const { part, units: received } = await compute.receive(handle, { units, format }, tensors);
       held.push(part);
       if (received.some(({ isFinite }) => !isFinite)) throw notFinite();
-      if (outer.kind !== 'noloco') return { uid: replica.uid, part, slow: null, bytes };
+      if (outer.kind !== 'noloco') return { uid: replica.uid, before, part, slow: null, bytes };
       const slow = await ask(replica, 'layers.pull', { ...body, kind: 'slow', format: SLOW_FORMAT }, options);
       bytes += bytesOf(slow.tensors);
       const theirs = await compute.receive(handle, { units, format: SLOW_FORMAT }, slow.tensors);
       held.push(theirs.part);
       if (theirs.units.some(({ isFinite }) => !isFinite)) throw notFinite();
-      return { uid: replica.uid, part, slow: theirs.part, bytes };
+      return { uid: replica.uid, before, part, slow: theirs.part, bytes };
     } catch (cause) {
       signal.throwIfAborted();
       const error = toMeshError(cause);

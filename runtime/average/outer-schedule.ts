@@ -37,6 +37,26 @@ export function dueAfter({ groups, steps, isSpread }: OuterPlan, taken: number):
   return Array.from({ length: before(taken) - first }, (_, i) => first + i);
 }
 
+/** The exchange of a group that follows exchange `last`, and the local step after which it is due. */
+export function nextExchange(
+  { groups, steps, isSpread }: OuterPlan,
+  group: number,
+  last: number,
+): { round: number; due: number } {
+  const count = groups.length;
+  const round = last < 0 ? group : last + count;
+  const due = isSpread ? Math.ceil(((round + 1) * steps) / count) : (Math.floor(round / count) + 1) * steps;
+  return { round, due };
+}
+
+/** The exchanges that bring all groups together after the last step, those left out that were exchanged in that very step. */
+export function lastExchanges(plan: OuterPlan, taken: number): number[] {
+  const count = plan.groups.length;
+  const just = new Set(dueAfter(plan, taken).map((round) => round % count));
+  const next = Array.from({ length: taken }, (_, i) => dueAfter(plan, i + 1).length).reduce((sum, due) => sum + due, 0);
+  return Array.from({ length: count }, (_, i) => next + i).filter((round) => !just.has(round % count));
+}
+
 /** Who pairs with whom in exchange `round`: a random matching of these, the same wherever the same are known; one may be left alone. */
 export function partnerOf(self: string, all: readonly string[], seed: number, round: number): string | null {
   const order = [...new Set([...all, self])].sort();

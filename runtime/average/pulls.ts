@@ -1,11 +1,12 @@
 // The pulls of one round over links: asked in parallel, asked again elsewhere where they fail, received on the GPU as they come.
-import { toMeshError } from '../errors.ts';
+import { MeshError, toMeshError } from '../errors.ts';
 import type { AverageSpec } from '../average-spec.ts';
 import type { Compute } from '../compute.ts';
 import type { Ask } from '../mesh/ask.ts';
 import type { Tensors } from '../tensor.ts';
 import type { RunId } from '../wire/ids.ts';
 import type { Replica } from '../wire/messages.ts';
+import type { Told } from './judge.ts';
 import type { Peers } from './peers.ts';
 import type { Arrival, PullRequest, Round } from './round.ts';
 import { batched, type Shelf } from './shelf.ts';
@@ -41,6 +42,8 @@ export class Stopwatch {
 
 export class Pulls {
   readonly verdicts: { peer: string; offence: 'malformed'; detail: string }[] = [];
+  /** By peer and unit, what it told of the weights that it sent. */
+  readonly told = new Map<string, Told>();
   bytes = 0;
   readonly #options: PullsOptions;
   readonly #round: Round;
@@ -119,14 +122,18 @@ export class Pulls {
       ...(this.#how.round === undefined ? {} : { round: this.#how.round }),
     };
     const options = { signal, deadlineMs: Math.max(1, deadlineMs), ...(own ? { tensors: own } : {}) };
-    const { tensors } = await ask(replica, 'layers.pull', body, options);
+    const { body: reply, tensors } = await ask(replica, 'layers.pull', body, options);
+    if (reply.progress.length !== units.length) throw wrongCounters(reply.progress.length, units.length);
     const bytes = bytesOf(tensors);
     // In step, most of the time is waiting for the round.
     if (this.#how.round === undefined) this.#peers.bandwidth.record(peer, bytes, (now() - started) / 1_000, now());
     this.bytes += bytes;
     const { part, units: received } = await this.#busy.time(() => compute.receive(handle, { units, format }, tensors));
     this.#held.push(part);
-    for (const unit of units) this.#parts.set(`${peer} ${unit}`, part);
+    units.forEach((unit, i) => {
+      this.#parts.set(`${peer} ${unit}`, part);
+      this.told.set(`${peer} ${unit}`, { version: reply.version, progress: reply.progress[i] ?? 0 });
+    });
     return received.map((found, i) => ({
       ...found,
       unit: units[i] ?? 0,
@@ -135,6 +142,13 @@ export class Pulls {
     }));
   }
 }
+
+const wrongCounters = (got: number, wanted: number): MeshError =>
+  new MeshError(
+    'malformed',
+    `${got} counters came with ${wanted} units.`,
+    'Check that both replicas run the same version.',
+  );
 
 export const bytesOf = (tensors: Tensors): number =>
   [...tensors.values()].reduce((sum, { data }) => sum + data.byteLength, 0);

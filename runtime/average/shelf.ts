@@ -5,7 +5,7 @@ import { BLOCK, paddedTo, type LayerFormat, type Snapshot } from '../layer-store
 import { defaultUnitBytes, unitsDigest, unitsOf, type Unit } from '../model/units.ts';
 import type { Tensor, Tensors } from '../tensor.ts';
 import type { Answer, Context } from '../wire/channel.ts';
-import type { PeerId } from '../wire/ids.ts';
+import type { PeerId, Uid } from '../wire/ids.ts';
 import type { Request, Times } from '../wire/messages.ts';
 import { Gate } from './gate.ts';
 
@@ -64,6 +64,8 @@ interface Exchange {
   format: LayerFormat;
   /** By kind: what `serve` gave. */
   tensors: ReadonlyMap<string, Tensors>;
+  /** Whose contributions were in the last exchange of these units; null: there was none. */
+  before: readonly Uid[] | null;
 }
 
 export class Shelf {
@@ -76,6 +78,8 @@ export class Shelf {
   /** Of the newest synchronous round: units that each peer has been given. */
   readonly #given = new Map<PeerId, number>();
   #latest: Snapshot | null = null;
+  /** By unit, the last exchange that is in its slow weights, plus one. */
+  readonly #inSlow: number[];
   #takeIn: TakeIn | null = null;
 
   constructor(options: ShelfOptions) {
@@ -83,6 +87,7 @@ export class Shelf {
     const bytes = options.parameters.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 4), 0);
     this.units = unitsOf(options.parameters, unitBytesOf(bytes, options.unitBytes));
     this.digest = unitsDigest(this.units);
+    this.#inSlow = this.units.map(() => 0);
   }
 
   get latest(): Snapshot | null {
@@ -116,6 +121,16 @@ export class Shelf {
     this.#exchangeGate.reach(round);
   }
 
+  /** To be called in the turn in which it is asked of the compute worker: exchange `round` is in the slow weights of these units. */
+  exchanged(units: readonly number[], round: number): void {
+    for (const unit of units) this.#inSlow[unit] = round + 1;
+  }
+
+  /** The last exchange that is in the slow weights of a unit; −1: none. */
+  lastExchange(unit: number): number {
+    return (this.#inSlow[unit] ?? 0) - 1;
+  }
+
   close(reason: string): void {
     this.gate.close(reason);
     this.#exchangeGate.close(reason);
@@ -129,7 +144,7 @@ export class Shelf {
       body: {
         version,
         steps: steps(),
-        round: Math.max(0, this.gate.reached),
+        round: Math.max(0, this.gate.reached, ...this.#inSlow),
         progress,
         labels: [...labels],
         degree: degree(),
@@ -148,14 +163,16 @@ export class Shelf {
     if (!this.#latest) await this.snapshot();
     const { compute, handle, steps } = this.#options;
     const at = steps();
+    const exchanges = this.lastExchange(units[0] ?? 0) + 1;
     const served = await compute.serve(handle, { kind, units, format });
     if (tensors.size > 0) await this.#take(context.peer, units, format, tensors);
     if (round !== undefined) {
       this.#given.set(context.peer, (this.#given.get(context.peer) ?? 0) + units.length);
       this.gate.tell();
     }
+    const counted = kind === 'weights' ? Math.max(0, this.gate.reached) : exchanges;
     return {
-      body: { version: served.version, steps: at, round: Math.max(0, this.gate.reached) },
+      body: { version: served.version, steps: at, round: counted, progress: served.progress },
       tensors: served.tensors,
     };
   }
@@ -173,7 +190,11 @@ export class Shelf {
         'Go on with the exchange that is due; check that all replicas have the same configuration.',
       );
     const { steps } = this.#options;
-    return { body: { version: this.#latest?.version ?? 0, steps: steps(), round }, tensors: copied(tensors) };
+    const before = exchange?.before ? { before: [...exchange.before] } : {};
+    return {
+      body: { version: this.#latest?.version ?? 0, steps: steps(), round, progress: [], ...before },
+      tensors: copied(tensors),
+    };
   }
 
   async #take(peer: PeerId, units: readonly number[], format: LayerFormat, tensors: Tensors): Promise<void> {

@@ -1,13 +1,13 @@
 // A worker that comes when others have trained already begins with a full model of the neighbour that is furthest.
 import type { Averaging } from '../average/averaging.ts';
+import type { OuterExchange } from '../average/outer-exchange.ts';
+import { nextExchange } from '../average/outer-schedule.ts';
 import { batched } from '../average/shelf.ts';
 import type { Compute } from '../compute.ts';
 import { toMeshError } from '../errors.ts';
 import type { Emit } from '../events.ts';
-import type { StoredKind } from '../layer-store.ts';
 import type { Ask } from '../mesh/ask.ts';
 import type { StageRun } from '../server/stage-run.ts';
-import type { Tensors } from '../tensor.ts';
 import type { Replica } from '../wire/messages.ts';
 
 export interface CatchUpOptions {
@@ -20,24 +20,17 @@ export interface CatchUpOptions {
   signal: AbortSignal;
 }
 
-interface Pulled {
-  kind: StoredKind;
-  units: number[];
-  tensors: Tensors;
-}
-
 const OFFER_MS = 5_000;
 const PULL_MS = 120_000;
 
-/** Resolves with whose model was taken over; null where nobody has trained yet. All of it is taken over, or nothing. */
+/** Resolves with whose model was taken over; null where nobody is ahead. All of it is taken over, or nothing. */
 export async function catchUp(options: CatchUpOptions): Promise<{ from: string; steps: number } | null> {
-  const { run, averaging, compute, emit, signal } = options;
+  const { averaging, emit, signal } = options;
   for (const replica of await furthest(options)) {
     try {
-      const { pulled, steps } = await pullAll(options, replica);
-      for (const { kind, units, tensors } of pulled) await compute.load(run.handle, { kind, units }, tensors);
-      // Where exchanges are counted by steps, this worker is where the others are.
-      if (averaging.outer) run.jump(steps);
+      const steps = averaging.outer
+        ? await joinExchanges(options, averaging.outer, replica)
+        : await takeWeights(options, replica);
       return { from: replica.uid, steps };
     } catch (cause) {
       signal.throwIfAborted();
@@ -48,42 +41,66 @@ export async function catchUp(options: CatchUpOptions): Promise<{ from: string; 
   return null;
 }
 
-/** Those that have trained, the furthest first. */
+/** Those that are ahead, the furthest first. Who goes in step with others is behind only once they have gone on without it. */
 async function furthest({ run, averaging, replicas, ask, signal }: CatchUpOptions): Promise<Replica[]> {
+  const isInStep = averaging.outer !== null || averaging.averager?.isSynchronous === true;
   const offers = await Promise.all(
     replicas.map(async (replica) => {
       const body = { uid: replica.uid, run: run.run, digest: averaging.shelf.digest };
       try {
         const { body: offer } = await ask(replica, 'layers.offer', body, { signal, deadlineMs: OFFER_MS });
-        return { replica, steps: offer.steps };
+        return { replica, steps: offer.steps, isAhead: isInStep ? offer.round > 0 : offer.steps > 0 };
       } catch {
         signal.throwIfAborted();
-        return { replica, steps: 0 }; // one that does not answer has nothing to give
+        return { replica, steps: 0, isAhead: false }; // one that does not answer has nothing to give
       }
     }),
   );
   return offers
-    .filter(({ steps }) => steps > 0)
+    .filter(({ isAhead }) => isAhead)
     .sort((a, b) => b.steps - a.steps)
     .map(({ replica }) => replica);
 }
 
-async function pullAll(
-  { run, averaging, ask, signal }: CatchUpOptions,
+async function takeWeights(
+  { run, averaging, ask, compute, signal }: CatchUpOptions,
   replica: Replica,
-): Promise<{ pulled: Pulled[]; steps: number }> {
-  const { shelf, outer } = averaging;
+): Promise<number> {
+  const { shelf } = averaging;
   const every = shelf.units.map((_, unit) => unit);
-  const pulled: Pulled[] = [];
+  const pulled = [];
   let steps = 0;
-  for (const kind of outer ? (['slow', 'momentum'] as const) : (['weights'] as const))
-    for (const units of batched(every, shelf.units)) {
-      const what = { kind, units, format: 'f32' as const };
-      const body = { uid: replica.uid, run: run.run, digest: shelf.digest, ...what };
-      const answer = await ask(replica, 'layers.pull', body, { signal, deadlineMs: PULL_MS });
-      steps = answer.body.steps;
-      // Training begins from the slow weights.
-      pulled.push({ kind: kind === 'slow' ? 'weights' : kind, units, tensors: answer.tensors });
+  for (const units of batched(every, shelf.units)) {
+    const what = { kind: 'weights' as const, units, format: 'f32' as const };
+    const body = { uid: replica.uid, run: run.run, digest: shelf.digest, ...what };
+    const answer = await ask(replica, 'layers.pull', body, { signal, deadlineMs: PULL_MS });
+    steps = answer.body.steps;
+    pulled.push({ units, tensors: answer.tensors });
+  }
+  for (const { units, tensors } of pulled) await compute.load(run.handle, { kind: 'weights', units }, tensors);
+  if (averaging.averager?.isSynchronous === true) run.jump(steps);
+  return steps;
+}
+
+/**
+ * Group by group, as each is after some exchange; then this worker is where the others are, counted in steps, and takes part in the exchanges
+ * that were due before that and are not in what it took over.
+ */
+async function joinExchanges(
+  { run, averaging, replicas, signal }: CatchUpOptions,
+  outer: OuterExchange,
+  replica: Replica,
+): Promise<number> {
+  const { plan } = outer;
+  let steps = 0;
+  for (const group of plan.groups.keys()) steps = Math.max(steps, (await outer.adopt(group, replica, signal)).steps);
+  run.jump(steps);
+  for (const [group, units] of plan.groups.entries())
+    for (;;) {
+      const { round, due } = nextExchange(plan, group, averaging.shelf.lastExchange(units[0] ?? 0));
+      if (due > steps) break;
+      await outer.exchange(round, replicas, signal);
+      await outer.settle();
     }
-  return { pulled, steps };
+  return steps;
 }

@@ -125,7 +125,6 @@ class Worker {
     } finally {
       this.#stop.abort(new DOMException('This worker ends.', 'AbortError'));
     }
-    await averaging.outer?.settle();
     const evaluation = await this.#evaluate(run, run.step);
     return this.#done(run, evaluation, config);
   }
@@ -189,7 +188,10 @@ class Worker {
     try {
       for (let step = run.step; step < this.#total; step += 1) {
         this.#signal.throwIfAborted();
-        while (this.#stage.isPaused) await this.#neighbours.change(LOOK_MS);
+        while (this.#stage.isPaused) {
+          await this.#neighbours.change(LOOK_MS);
+          this.#signal.throwIfAborted();
+        }
         const next = training.step(step);
         next.catch(() => undefined); // it is waited for below
         await finish();
@@ -208,6 +210,8 @@ class Worker {
           this.#show(step + 1, performance.now() - since);
       }
       await finish();
+      await outer?.finish(run.step, peers, this.#signal);
+      if (this.#samples > 0) this.#show(this.#total, performance.now() - since);
     } finally {
       this.#trainingMs += performance.now() - since;
       await finish().catch(() => undefined); // what ended the loop is the reason

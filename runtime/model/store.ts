@@ -38,6 +38,8 @@ export class ParameterStore {
   readonly #progress: Float64Array;
   readonly #squaredNorm: Float64Array;
   #lastPart = 0;
+  /** The figures of the last snapshot are in. */
+  #measured: Promise<void> = Promise.resolve();
   #version = 0;
 
   private constructor(gpu: Gpu, state: StageState, units: readonly Unit[], sets: readonly TensorSet[]) {
@@ -96,13 +98,9 @@ export class ParameterStore {
     });
     this.#version += 1;
     const version = this.#version;
-    const found = this.#sumUp(reading.made, await reading.read, units.length);
-    if (found.some(({ isFinite }) => !isFinite)) throw notFinite('The weights of this stage');
-    found.forEach(({ squaredDistance, squaredNorm }, i) => {
-      const unit = units[i] ?? 0;
-      this.#progress[unit] = (this.#progress[unit] ?? 0) + squaredDistance;
-      this.#squaredNorm[unit] = squaredNorm;
-    });
+    const measured = this.#measure(units, reading.made, reading.read);
+    this.#measured = measured.catch(() => undefined); // whoever asked for the snapshot has the error
+    await measured;
     return { version, squaredNorm: [...this.#squaredNorm], progress: [...this.#progress] };
   }
 
@@ -110,16 +108,18 @@ export class ParameterStore {
     kind: StoredKind;
     units: readonly number[];
     format: LayerFormat;
-  }): Promise<{ version: number; tensors: Tensors }> {
+  }): Promise<{ version: number; progress: number[]; tensors: Tensors }> {
     const { kind, units, format } = request;
     const set = this.#setOf(kind);
     const lost = isCoded(format) ? await this.#lostOf('weights') : null;
     const version = this.#version;
+    const measured = this.#measured;
     const packed = this.#table.packed(units);
     const tensors = await this.#encoded(packed, format, lost, (recorder, _, to) =>
       gather(recorder, this.#table, packed, set, to),
     );
-    return { version, tensors };
+    await measured;
+    return { version, progress: units.map((unit) => this.#progress[unit] ?? 0), tensors };
   }
 
   async receive(
@@ -234,6 +234,20 @@ export class ParameterStore {
     } finally {
       borrowed.release();
     }
+  }
+
+  async #measure(
+    units: readonly number[],
+    tables: readonly { owners: readonly number[] }[],
+    read: Promise<Uint8Array<ArrayBuffer>[]>,
+  ): Promise<void> {
+    const found = this.#sumUp(tables, await read, units.length);
+    if (found.some(({ isFinite }) => !isFinite)) throw notFinite('The weights of this stage');
+    found.forEach(({ squaredDistance, squaredNorm }, i) => {
+      const unit = units[i] ?? 0;
+      this.#progress[unit] = (this.#progress[unit] ?? 0) + squaredDistance;
+      this.#squaredNorm[unit] = squaredNorm;
+    });
   }
 
   /** By the place of each unit in the list that the tables were made for. */

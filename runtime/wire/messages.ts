@@ -231,7 +231,17 @@ export const messages = {
       format: layerFormatSchema,
       round: count.optional(),
     }),
-    reply: z.strictObject({ version: count, steps: count, round: count }),
+    /**
+     * `progress`: of these units, as it was when their weights were those that come. Of slow weights and momentum, `round` is how many exchanges
+     * are in them. `before`: of an exchange, whose contributions the replica had in the last one of these units.
+     */
+    reply: z.strictObject({
+      version: count,
+      steps: count,
+      round: count,
+      progress: z.array(figure).max(65_536),
+      before: z.array(uidSchema).max(256).optional(),
+    }),
   },
   'stage.close': { request: z.strictObject({ ...at }), reply: z.strictObject({}) },
 } as const;

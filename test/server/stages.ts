@@ -117,7 +117,8 @@ export class FakeCompute {
       });
     },
     snapshot: () => this.#turn('snapshot', () => this.#snapshot()),
-    serve: () => this.#turn('serve', () => ({ version: 1, tensors: new Map([['data', padded(this.#shown)]]) })),
+    serve: () =>
+      this.#turn('serve', () => ({ version: 1, progress: [0], tensors: new Map([['data', padded(this.#shown)]]) })),
     receive: (_, __, tensors) => {
       const [value = NaN] = take(tensors.get('data'));
       return this.#turn('receive', () => {
