@@ -60,7 +60,7 @@ export interface OuterStep {
 export interface LayerStore {
   /** Shows the live weights, of all units or of these, and measures. Rejects `not-finite` where they are. */
   snapshot(stage: number, units?: readonly number[]): Promise<Snapshot>;
-  /** Tensors `data` and, of int8 and int4, `scale`; `progress` of these units, at that version or a little later. */
+  /** Tensors `data` and, of int8 and int4, `scale`; `progress` of these units at that version. */
   serve(
     stage: number,
     request: { kind: StoredKind; units: readonly number[]; format: LayerFormat },

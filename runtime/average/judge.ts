@@ -39,12 +39,15 @@ export interface JudgeOptions {
 }
 
 /** Times the usual distance, or the unit's own size while none is known. */
-const FAR = 8;
-const FAR_AT_FIRST = 4;
+const FAR = 20;
+const FAR_AT_FIRST = 5;
+/** Of the unit's own size: what differs by less is never too far, however near the others usually are. What is seldom trained leaps. */
+const NEAR = 1;
 /** Cosine of the angle between its weights and ours below which it points elsewhere. */
 const REVERSED = -0.3;
-/** Claimed movement may be so many times what its weights allow, for each version that went by. */
+/** Claimed movement may be so many times what its weights allow, or their own squared size, for each version that went by. */
 const IMPLAUSIBLE = 20;
+const SIZES = 4;
 const CHANGED = 1e-3;
 /** A movement, squared, of a unit's squared size, that would show in any format of the wire. */
 const VISIBLE = 1e-4;
@@ -144,10 +147,11 @@ export class Judge {
   #far(peer: string, list: readonly Arrival[], ownSquaredNorm: readonly number[]): Verdict | null {
     let farthest = { unit: -1, times: 0 };
     for (const { unit, squaredDistance } of list) {
-      const ours = ownSquaredNorm[unit] ?? 0;
-      const usual = this.#options.clipping.usual(unit);
-      const times = Math.sqrt(squaredDistance) / (usual === null ? Math.sqrt(ours) * (FAR_AT_FIRST / FAR) : usual);
-      if (times > farthest.times) farthest = { unit, times };
+      const own = Math.sqrt(ownSquaredNorm[unit] ?? 0);
+      const distance = Math.sqrt(squaredDistance);
+      const usual = this.#options.clipping.usual(unit) ?? own * (FAR_AT_FIRST / FAR);
+      if (usual === 0 || distance <= own * NEAR) continue;
+      if (distance / usual > farthest.times) farthest = { unit, times: distance / usual };
     }
     if (farthest.times > FAR)
       return {
@@ -199,8 +203,9 @@ function frozen(peer: string, sent: readonly Sent[], known: Remembered | undefin
 }
 
 /**
- * A unit that is now at distance d of ours, and was at d' when ours had moved by p less, cannot have moved by more than d + d' + p. Its
- * running sum of squares may exceed that where it went to and fro, by as much for each version at most.
+ * A unit that is now at distance d of ours, and was at d' when ours had moved by p less, is no more than d + d' + p from where it was. Its
+ * running sum of squares exceeds that where it went to and fro: training takes it away, and merging with others takes it back, uncounted.
+ * How often nobody can tell; but no version is many times its own size away from the last.
  */
 function implausible(
   peer: string,
@@ -208,15 +213,16 @@ function implausible(
   known: Remembered | undefined,
   ownPath: readonly number[],
 ): Verdict | null {
-  for (const { unit, version, progress, squaredDistance } of sent) {
+  for (const { unit, version, progress, squaredDistance, squaredNorm } of sent) {
     const before = known?.sent.get(unit);
     if (!before) continue;
     const versions = Math.max(1, version - before.version + 1);
     const claimed = progress - before.progress;
     const own = Math.sqrt(versions * Math.max(0, (ownPath[unit] ?? 0) - before.ownPath));
     const bound = Math.sqrt(squaredDistance) + before.distance + own;
-    const most = IMPLAUSIBLE * versions * bound * bound;
-    if (claimed <= most || bound === 0) continue;
+    const size = Math.max(squaredNorm, before.squaredNorm);
+    const most = versions * Math.max(IMPLAUSIBLE * bound * bound, SIZES * size);
+    if (claimed <= most || most === 0) continue;
     const detail = `unit ${unit} claims to have moved by ${claimed}, at most ${most} is possible`;
     return { peer, offence: 'progress', detail };
   }

@@ -111,7 +111,7 @@ export class Peers {
       const peer = id as PeerId;
       this.#struckNow.add(peer);
       const of = this.#uids.get(peer) ?? peer;
-      const { strikes, bannedForMs } = this.#trust.strike(peer, now());
+      const { strikes, bannedForMs } = this.#trust.strike(peer, offence, now());
       emit({ kind: 'peer.struck', uid, peer: of, offence, detail, strikes });
       if (bannedForMs === null) continue;
       emit({ kind: 'peer.banned', uid, peer: of, offence, reason: detail, round, seconds: bannedForMs / 1_000 });

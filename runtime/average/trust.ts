@@ -16,8 +16,17 @@ export interface Verdict {
   detail: string;
 }
 
-/** Strikes that end in a ban. */
+/** Strikes that end in a ban: two of what cannot be an accident, three of the others. */
 const STRIKES = 3;
+const WEIGHT: Record<Offence, number> = {
+  'not-finite': 1.5,
+  malformed: 1.5,
+  reversed: 1.5,
+  frozen: 1,
+  progress: 1.5,
+  labels: 1.5,
+  'too-far': 1,
+};
 /** A clean round makes up for this much of a strike. */
 const FORGIVEN = 0.2;
 const FIRST_BAN_MS = 600_000;
@@ -33,9 +42,9 @@ export class Trust {
   readonly #standings = new Map<string, Standing>();
 
   /** Returns how many strikes it has, and until when it is banned if this was the last one. */
-  strike(peer: string, now: number): { strikes: number; bannedForMs: number | null } {
+  strike(peer: string, offence: Offence, now: number): { strikes: number; bannedForMs: number | null } {
     const standing = this.#of(peer);
-    standing.strikes += 1;
+    standing.strikes += WEIGHT[offence];
     const { strikes } = standing;
     if (strikes < STRIKES) return { strikes, bannedForMs: null };
     const bannedForMs = Math.min(FIRST_BAN_MS * 2 ** standing.bans, LONGEST_BAN_MS);

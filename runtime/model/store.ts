@@ -38,8 +38,8 @@ export class ParameterStore {
   readonly #progress: Float64Array;
   readonly #squaredNorm: Float64Array;
   #lastPart = 0;
-  /** The figures of the last snapshot are in. */
-  #measured: Promise<void> = Promise.resolve();
+  /** Progress as the last snapshot found it; the figures of one come after those of the one before. */
+  #measured: Promise<Float64Array> = Promise.resolve(new Float64Array(0));
   #version = 0;
 
   private constructor(gpu: Gpu, state: StageState, units: readonly Unit[], sets: readonly TensorSet[]) {
@@ -99,7 +99,7 @@ export class ParameterStore {
     this.#version += 1;
     const version = this.#version;
     const measured = this.#measure(units, reading.made, reading.read);
-    this.#measured = measured.catch(() => undefined); // whoever asked for the snapshot has the error
+    this.#measured = measured.catch(() => this.#progress.slice()); // whoever asked for the snapshot has the error
     await measured;
     return { version, squaredNorm: [...this.#squaredNorm], progress: [...this.#progress] };
   }
@@ -118,8 +118,8 @@ export class ParameterStore {
     const tensors = await this.#encoded(packed, format, lost, (recorder, _, to) =>
       gather(recorder, this.#table, packed, set, to),
     );
-    await measured;
-    return { version, progress: units.map((unit) => this.#progress[unit] ?? 0), tensors };
+    const progress = await measured;
+    return { version, progress: units.map((unit) => progress[unit] ?? 0), tensors };
   }
 
   async receive(
@@ -240,7 +240,7 @@ export class ParameterStore {
     units: readonly number[],
     tables: readonly { owners: readonly number[] }[],
     read: Promise<Uint8Array<ArrayBuffer>[]>,
-  ): Promise<void> {
+  ): Promise<Float64Array> {
     const found = this.#sumUp(tables, await read, units.length);
     if (found.some(({ isFinite }) => !isFinite)) throw notFinite('The weights of this stage');
     found.forEach(({ squaredDistance, squaredNorm }, i) => {
@@ -248,6 +248,7 @@ export class ParameterStore {
       this.#progress[unit] = (this.#progress[unit] ?? 0) + squaredDistance;
       this.#squaredNorm[unit] = squaredNorm;
     });
+    return this.#progress.slice();
   }
 
   /** By the place of each unit in the list that the tables were made for. */

@@ -25,6 +25,7 @@ const bench =
 const BENCHES: Record<string, () => Promise<Bench>> = {
   matmul: async () => bench((await import('./matmul.ts')).benchMatmul),
   link: async () => bench((await import('./link.ts')).benchLink),
+  average: async () => bench((await import('./average.ts')).benchAverage),
   pipeline: async () => bench((await import('./pipeline.ts')).benchPipeline),
   compare: async () => {
     const { benchCompare, compareOptions, showCompare } = await import('./compare.ts');
@@ -37,6 +38,7 @@ const BENCHES: Record<string, () => Promise<Bench>> = {
 };
 
 const usage = `npm run bench -- ${Object.keys(BENCHES).join('|')} [--json]
+average also takes --only merge,mlp,transformer and --quick
 compare also takes --rounds N (3) and --only NAME,… of its contenders; it installs the peers into test/bench/peers
 transformer takes --rounds N (2), --only NAME,… of its models and kernels, and --quick; LD_LIBRARY_PATH names a faster BLAS for PyTorch`;
 

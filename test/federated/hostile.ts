@@ -43,7 +43,7 @@ const values = (change: (values: Float32Array) => void): Tamper =>
 export function tamperOf(kind: Kind, config: WorkerConfig, unitBytes: number): Tamper {
   switch (kind) {
     case 'nan':
-      return values((all) => (all[all.length >> 1] = Number.NaN));
+      return values((all) => (all[0] = Number.NaN));
     case 'huge':
       return values((all) => all.forEach((value, i) => (all[i] = value * 1e6)));
     case 'flipped':
