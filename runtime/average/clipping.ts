@@ -5,6 +5,8 @@
 const REMEMBERED = 32;
 /** Before so many were accepted the median says little, and the unit's own size bounds what it may be moved by. */
 const WARM_UP = 10;
+/** Of a unit's own size: closer than that is rounding. A unit that nobody trained for a while must not be held where it is for ever. */
+const ROUNDING = 1e-3;
 
 export interface ClippingOptions {
   /** The radius is this many times the median of the accepted distances. */
@@ -32,14 +34,18 @@ export class Clipping {
   radius(unit: number, ownNorm: number): number {
     if (this.#factor === Infinity) return Infinity;
     const usual = this.usual(unit);
-    return usual === null ? ownNorm : usual * this.#factor;
+    return usual === null ? ownNorm : Math.max(usual * this.#factor, ownNorm * ROUNDING);
   }
 
-  /** A distance that was merged. One beyond the radius counts as the radius, so that the median cannot be dragged away in one go. */
+  /**
+   * A distance that was merged. One beyond the radius counts as the radius, so that the median cannot be dragged away in one go. None tells
+   * nothing: the two had the same weights, as all have before anybody trained.
+   */
   accept(unit: number, distance: number, radius: number): void {
     const accepted = this.#accepted[unit];
-    if (!accepted || !Number.isFinite(distance)) return;
-    accepted.push(Math.min(distance, radius));
+    const counts = Math.min(distance, radius);
+    if (!accepted || !Number.isFinite(distance) || counts === 0) return;
+    accepted.push(counts);
     if (accepted.length > REMEMBERED) accepted.shift();
   }
 }
