@@ -60,19 +60,19 @@ export class Judge {
     this.#options = options;
   }
 
-  /** What the peers claim, before anything is pulled. Who is named is not to be asked. */
+  /**
+   * What the peers claim, before anything is pulled. Who is named is not to be asked. Counters that went back are an offence once: from then on
+   * they are what the peer is compared with, because one whose device was lost begins anew.
+   */
   claims(claims: readonly Claim[]): Verdict[] {
     return claims.flatMap((claim) => {
-      const known = this.#peers.get(claim.peer);
+      const { peer, version, progress } = claim;
+      const known = this.#peers.get(peer);
       const verdict = this.#claimed(claim, known);
-      if (verdict) return [verdict];
-      this.#peers.set(claim.peer, {
-        version: claim.version,
-        progress: claim.progress,
-        labels: known?.labels ?? claim.labels,
-        sent: known?.sent ?? new Map<number, never>(),
-      });
-      return [];
+      if (verdict !== null && verdict.offence !== 'progress') return [verdict];
+      const sent = verdict === null && known ? known.sent : new Map<number, never>();
+      this.#peers.set(peer, { version, progress, labels: known?.labels ?? claim.labels, sent });
+      return verdict ? [verdict] : [];
     });
   }
 
@@ -86,9 +86,7 @@ export class Judge {
     ownPath: readonly number[],
     told: ReadonlyMap<string, Told> = new Map(),
   ): Verdict[] {
-    const byPeer = new Map<string, Arrival[]>();
-    for (const list of arrivals.values())
-      for (const arrival of list) byPeer.set(arrival.peer, [...(byPeer.get(arrival.peer) ?? []), arrival]);
+    const byPeer = Map.groupBy([...arrivals.values()].flat(), ({ peer }) => peer);
     const certain: Verdict[] = [];
     const relative: Verdict[] = [];
     for (const [peer, list] of byPeer) {
@@ -98,10 +96,11 @@ export class Judge {
         return of ? [{ ...arrival, ...of }] : [];
       });
       const broken = list.find(({ isFinite }) => !isFinite);
+      const back = backwards(peer, sent, known);
       const verdict = broken
         ? { peer, offence: 'not-finite' as const, detail: `unit ${broken.unit} holds NaN or infinity` }
         : (reversed(peer, list, ownSquaredNorm) ??
-          backwards(peer, sent, known) ??
+          back ??
           frozen(peer, sent, known) ??
           implausible(peer, sent, known, ownPath));
       if (verdict) certain.push(verdict);
@@ -109,7 +108,10 @@ export class Judge {
         const far = this.#far(peer, list, ownSquaredNorm);
         if (far) relative.push(far);
       }
-      if (known && !broken) remember(known, sent, ownPath);
+      if (!known || broken) continue;
+      // It may have begun anew between its claim and now: what it claims next is not compared with what it claimed before.
+      if (back) this.#peers.set(peer, { ...known, version: 0, progress: [], sent: new Map() });
+      else remember(known, sent, ownPath);
     }
     return relative.length * 2 > byPeer.size ? certain : [...certain, ...relative];
   }
