@@ -49,6 +49,8 @@ export class Round {
   readonly #options: RoundOptions;
   readonly #outstanding = new Set<PullRequest>();
   readonly #asked = new Map<number, Set<string>>();
+  /** Who did not bring all that was asked of it is asked for nothing else. */
+  readonly #failed = new Set<string>();
   readonly #arrived = new Map<number, (Arrival & { peer: string })[]>();
   readonly #longestMs: number;
 
@@ -77,20 +79,28 @@ export class Round {
 
   /**
    * The peer did not answer, or not with all that was asked for. Units that nobody else has brought or is bringing are asked of the next
-   * best peers, unless it is too late for that; they keep their own weights then.
+   * best peers that have not failed, unless it is too late for that; they keep their own weights then.
    */
   failed(request: PullRequest, now: number, arrivals: readonly Arrival[] = []): PullRequest[] {
     this.arrived(request, arrivals);
+    this.#failed.add(request.peer);
     const { plan } = this.#options;
     if (now - this.#options.now > this.#longestMs * LATE) return [];
-    const instead = new Map<string, number[]>();
-    for (const unit of request.units) {
-      if (this.#isCovered(unit)) continue;
-      const next = plan.spares?.(unit).find((peer) => !(this.#asked.get(unit)?.has(peer) ?? false));
-      if (next === undefined) continue;
-      instead.set(next, [...(instead.get(next) ?? []), unit]);
-    }
-    return [...instead].map(([peer, units]) => this.#ask(peer, units, this.#longestMs / SLACK));
+    const underWay = new Set([...this.#outstanding].flatMap(({ units }) => units));
+    const missing = request.units.flatMap((unit) => {
+      if (underWay.has(unit) || (this.#arrived.get(unit)?.length ?? 0) > 0) return [];
+      const asked = this.#asked.get(unit);
+      const next = plan.spares?.(unit).find((peer) => asked?.has(peer) !== true && !this.#failed.has(peer));
+      return next === undefined ? [] : [{ unit, next }];
+    });
+    const instead = Map.groupBy(missing, ({ next }) => next);
+    return [...instead].map(([peer, units]) =>
+      this.#ask(
+        peer,
+        units.map(({ unit }) => unit),
+        this.#longestMs / SLACK,
+      ),
+    );
   }
 
   get isOver(): boolean {
@@ -102,12 +112,17 @@ export class Round {
     return this.#arrived;
   }
 
-  /** What the answers become, without those of the peers left out. Distances that count are remembered for the radius of later rounds. */
+  /**
+   * What the answers become, without those of the peers left out, in whatever order they came. Distances that count are remembered for the
+   * radius of later rounds.
+   */
   mixes(isLeftOut: (peer: string) => boolean): UnitMix[] {
     const { plan, clipping, squaredNorm } = this.#options;
     const mixes: UnitMix[] = [];
     for (const [unit, all] of [...this.#arrived].sort(([a], [b]) => a - b)) {
-      const good = all.filter(({ peer, isFinite }) => isFinite && !isLeftOut(peer));
+      const good = all
+        .filter(({ peer, isFinite }) => isFinite && !isLeftOut(peer))
+        .sort((a, b) => (a.peer < b.peer ? -1 : 1));
       if (good.length === 0) continue;
       const radius = clipping.radius(unit, Math.sqrt(squaredNorm[unit] ?? 0));
       const from = good.flatMap(({ peer, squaredDistance }) => {
@@ -120,11 +135,6 @@ export class Round {
       if (from.length > 0) mixes.push({ unit, from });
     }
     return mixes;
-  }
-
-  #isCovered(unit: number): boolean {
-    if ((this.#arrived.get(unit)?.length ?? 0) > 0) return true;
-    return [...this.#outstanding].some(({ units }) => units.includes(unit));
   }
 
   #ask(peer: string, units: readonly number[], etaMs: number): PullRequest {
