@@ -91,7 +91,8 @@ const generate = command({
     await mkdir(out, { recursive: true });
     for (const { file, config } of files) {
       const { isVocabularyOpen, ...whole } = config;
-      const model = isVocabularyOpen && 'vocab_size' in whole.model ? withoutVocabulary(whole.model) : whole.model;
+      // A vocabulary that the tokenizer decides stays open in the file.
+      const model = { ...whole.model, ...(isVocabularyOpen ? { vocab_size: 'auto' } : {}) };
       const text = `# Worker ${config.worker} of ${workers}; its neighbours: ${neighboursOf(config).join(', ') || 'none'}.\n${stringify({ ...whole, model })}`;
       await write(file, text, force);
       print(file);
@@ -99,8 +100,6 @@ const generate = command({
     say(`Start each with: node node/serve.ts --join LINK --worker --config ${files[0]?.file ?? ''}`);
   },
 });
-
-const withoutVocabulary = ({ vocab_size: _, ...model }: { vocab_size: number }): object => model;
 
 function withoutSelf(value: object): object {
   const { worker: _, workers: __, ...rest } = value as Record<string, unknown>;

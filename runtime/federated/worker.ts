@@ -15,6 +15,7 @@ import type { Replica } from '../wire/messages.ts';
 import { catchUp } from './catch-up.ts';
 import { neighboursOf, uidOf, type WorkerConfig } from './config.ts';
 import type { WorkerData } from './data.ts';
+import { WorkerFigures } from './figures.ts';
 import { evaluateWorker, type WorkerEvaluation } from './evaluate.ts';
 import { LocalTraining, stepsOf, stepsPerEpoch, type LocalStep } from './local-training.ts';
 import { Neighbours } from './neighbours.ts';
@@ -31,10 +32,7 @@ export interface WorkerOptions {
   save?: ((tensors: ReadonlyMap<string, Tensor>) => Promise<string>) | undefined;
 }
 
-const PROGRESS_MS = 500;
 const LOOK_MS = 200;
-/** Weight of the newest loss in the running mean. */
-const FRESH = 0.05;
 
 /** Resolves when the worker is done. Rejects with the reason when it cannot go on. */
 export async function runWorker(options: WorkerOptions): Promise<EventOf<'worker.done'>> {
@@ -50,8 +48,8 @@ export async function runWorker(options: WorkerOptions): Promise<EventOf<'worker
 const MOST_CHARACTERS = 4_096;
 
 /** All but the join link, which is nobody's business but its holder's. */
-function federationOf({ join: _, ...config }: WorkerConfig): { federation?: string } {
-  const federation = JSON.stringify(config);
+function federationOf(config: WorkerConfig): { federation?: string } {
+  const federation = JSON.stringify({ ...config, join: undefined });
   return federation.length <= MOST_CHARACTERS ? { federation } : {};
 }
 
@@ -64,10 +62,7 @@ class Worker {
   readonly #total: number;
   #isDone = false;
   #averaging: Averaging | null = null;
-  #samples = 0;
-  #loss = Number.NaN;
-  #trainingMs = 0;
-  #shownAt = 0;
+  readonly #figures = new WorkerFigures(() => performance.now());
 
   constructor(options: WorkerOptions) {
     this.#options = options;
@@ -180,7 +175,7 @@ class Worker {
     const evalEvery = config.evalEvery ?? stepsPerEpoch(data.run.train.rows, config.batch);
     const peers = (): Replica[] => this.#neighbours.present();
     let last: Promise<LocalStep> | null = null;
-    let since = performance.now();
+    this.#figures.resume();
     const finish = async (): Promise<void> => {
       if (last) this.#took(await last);
       last = null;
@@ -202,18 +197,17 @@ class Worker {
           await averager.round(peers(), this.#signal);
         if ((step + 1) % evalEvery === 0 && step + 1 < this.#total) {
           await finish();
-          this.#trainingMs += performance.now() - since;
+          this.#figures.pause();
           await this.#evaluate(run, step + 1);
-          since = performance.now();
+          this.#figures.resume();
         }
-        if (this.#samples > 0 && performance.now() - this.#shownAt >= PROGRESS_MS)
-          this.#show(step + 1, performance.now() - since);
+        if (this.#figures.isDue) this.#show(step + 1);
       }
       await finish();
       await outer?.finish(run.step, peers, this.#signal);
-      if (this.#samples > 0) this.#show(this.#total, performance.now() - since);
+      this.#show(this.#total);
     } finally {
-      this.#trainingMs += performance.now() - since;
+      this.#figures.pause();
       await finish().catch(() => undefined); // what ended the loop is the reason
     }
   }
@@ -254,50 +248,37 @@ class Worker {
     return evaluation;
   }
 
-  #took({ rows, loss }: LocalStep): void {
-    this.#samples += rows;
-    this.#stage.meter.count(rows, loss);
-    this.#loss = Number.isNaN(this.#loss) ? loss : this.#loss * (1 - FRESH) + loss * FRESH;
+  #took(step: LocalStep): void {
+    this.#figures.took(step);
+    this.#stage.meter.count(step.rows, step.loss);
   }
 
   get #merged(): { rounds: number; bytes: number } {
     return { ...(this.#averaging?.merged ?? { rounds: 0, bytes: 0 }) };
   }
 
-  #show(step: number, sinceMs: number): void {
-    this.#shownAt = performance.now();
-    const seconds = (this.#trainingMs + sinceMs) / 1_000;
-    const samplesPerSecond = this.#samples / Math.max(seconds, 1e-3);
-    const left = (this.#total - step) * this.#options.config.batch;
-    this.#options.emit({
-      kind: 'worker.progress',
-      uid: this.#stage.uid,
-      run: this.#options.config.run,
-      step,
-      steps: this.#total,
-      loss: Number.isNaN(this.#loss) ? 0 : this.#loss,
-      samplesPerSecond,
-      ...this.#merged,
-      etaSeconds: left / Math.max(samplesPerSecond, 1e-3),
-    });
+  #show(step: number): void {
+    const { emit, config } = this.#options;
+    const progress = this.#figures.progress(step, this.#total, config.batch);
+    emit({ kind: 'worker.progress', uid: this.#stage.uid, run: config.run, ...progress, ...this.#merged });
   }
 
   async #done(run: StageRun, evaluation: WorkerEvaluation, config: WorkerConfig): Promise<EventOf<'worker.done'>> {
     const { save, compute, peer, emit } = this.#options;
     const model = save ? await save(await compute.read(run.handle, 'weights')) : '';
-    const { samples: _, ...figures } = evaluation;
-    const seconds = this.#trainingMs / 1_000;
+    const { accuracy, perClassAccuracy, heldOutLoss, perplexity } = evaluation;
     const done: EventOf<'worker.done'> = {
       kind: 'worker.done',
       uid: this.#stage.uid,
       run: config.run,
       worker: config.worker,
-      ...figures,
+      ...{ accuracy, perClassAccuracy },
+      ...(heldOutLoss === undefined || perplexity === undefined ? {} : { heldOutLoss, perplexity }),
       steps: run.step,
       ...this.#merged,
       ...peer.links.traffic(),
-      samplesPerSecond: Math.round(this.#samples / Math.max(seconds, 1e-3)),
-      seconds: Math.round(seconds * 10) / 10,
+      samplesPerSecond: Math.round(this.#figures.samplesPerSecond),
+      seconds: Math.round(this.#figures.seconds * 10) / 10,
       model,
     };
     emit(done);

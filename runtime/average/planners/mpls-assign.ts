@@ -1,6 +1,18 @@
 // Algorithm 1 of MPLS: which unit comes from which peers. Two phases: every unit once, the load shared out with the list scheduling of
 // Davis and Jaffe (1981); then whatever else fits into the time that the slowest pull takes anyway. Pure arithmetic on Scores.
-import type { Scores } from './mpls.ts';
+/** All that Algorithm 1 starts from. Rows are peers, columns units. */
+export interface Scores {
+  /** (S): Eq. 4. */
+  readonly p: readonly number[];
+  /** (S, L): Eq. 6. */
+  readonly q: readonly (readonly number[])[];
+  /** (L) */
+  readonly theta: readonly number[];
+  /** (S, L): p·q. */
+  readonly mu2: readonly (readonly number[])[];
+  /** (S, L): seconds; Infinity where the unit is not to come from that peer. */
+  readonly mu1: readonly (readonly number[])[];
+}
 
 export type Fill = 'access' | 'paper' | 'none';
 

@@ -3,7 +3,7 @@
 // is silent or cannot be taken at its word, the comment says what is done instead. The assignment itself is mpls-assign.ts.
 import type { Plan, PlanInput, Planner } from '../planner.ts';
 import { byId, EMPTY_PLAN, pick, planOf, shares, usableOf, type Usable } from './common.ts';
-import { assign, type Fill } from './mpls-assign.ts';
+import { assign, type Fill, type Scores } from './mpls-assign.ts';
 
 export interface MplsOptions {
   /** How phase 2 uses the time that the slowest pull takes anyway: as far as the downlink allows, as the paper has it, not at all. */
@@ -11,20 +11,6 @@ export interface MplsOptions {
   /** What bandwidth (1) and difference of data (2) count in the choice of peers; their sum is 1. */
   readonly tau1?: number | undefined;
   readonly tau2?: number | undefined;
-}
-
-/** All that Algorithm 1 starts from. Rows are peers, columns units. */
-export interface Scores {
-  /** (S): Eq. 4. */
-  readonly p: readonly number[];
-  /** (S, L): Eq. 6. */
-  readonly q: readonly (readonly number[])[];
-  /** (L) */
-  readonly theta: readonly number[];
-  /** (S, L): p·q. */
-  readonly mu2: readonly (readonly number[])[];
-  /** (S, L): seconds; Infinity where the unit is not to come from that peer. */
-  readonly mu1: readonly (readonly number[])[];
 }
 
 /**
