@@ -34,10 +34,12 @@ export class Gate {
       if (isSo()) return;
       if (this.#closed) throw this.#closed;
       const { promise, resolve } = Promise.withResolvers<void>();
-      this.#waiting.add(resolve);
-      signal.addEventListener('abort', () => resolve(), { once: true });
+      const wake = (): void => resolve();
+      this.#waiting.add(wake);
+      signal.addEventListener('abort', wake, { once: true });
       await promise;
-      this.#waiting.delete(resolve);
+      this.#waiting.delete(wake);
+      signal.removeEventListener('abort', wake);
     }
   }
 
@@ -47,6 +49,6 @@ export class Gate {
   }
 
   #wake(): void {
-    for (const resolve of [...this.#waiting]) resolve();
+    for (const wake of [...this.#waiting]) wake();
   }
 }

@@ -6,7 +6,8 @@ import type { Times } from '../wire/messages.ts';
 
 /** A row that nobody has renewed for so long is of a worker that left. */
 const STALE_MS = 300_000;
-const MOST_ROWS = 256;
+/** Of others; while there is no room, workers that are new are not learnt of. */
+const MOST_ROWS = 255;
 
 interface Row {
   /** When it was measured, on this worker's clock. */
@@ -25,9 +26,13 @@ export class Timetable {
 
   /** What a neighbour knows; the fresher of two rows stays. */
   learn(rows: readonly Times[], self: Uid, now: number): void {
+    for (const [uid, { at }] of this.#rows) if (now - at > STALE_MS) this.#rows.delete(uid);
     for (const { uid, ageMs, alone, peers } of rows) {
       const at = now - ageMs;
-      if (uid === self || (this.#rows.get(uid)?.at ?? -Infinity) >= at || ageMs > STALE_MS) continue;
+      const known = this.#rows.get(uid);
+      if (uid === self || (known?.at ?? -Infinity) >= at || ageMs > STALE_MS) continue;
+      const others = this.#rows.size - (this.#rows.has(self) ? 1 : 0);
+      if (!known && others >= MOST_ROWS) continue;
       this.#rows.set(uid, { at, alone, peers: new Map(peers.map(({ uid: peer, seconds }) => [peer, seconds])) });
     }
   }
@@ -57,9 +62,6 @@ export class Timetable {
   }
 
   #fresh(now: number): [Uid, Row][] {
-    return [...this.#rows]
-      .filter(([, { at }]) => now - at <= STALE_MS)
-      .sort(([a], [b]) => (a < b ? -1 : 1))
-      .slice(0, MOST_ROWS);
+    return [...this.#rows].filter(([, { at }]) => now - at <= STALE_MS).sort(([a], [b]) => (a < b ? -1 : 1));
   }
 }
