@@ -64,6 +64,17 @@ export const serve = command({
   examples: [
     "node node/serve.ts --join 'http://localhost:50000/#token=…' --stage front.0.0.0",
     "node node/serve.ts --join 'https://192.0.2.7:50000/#token=…' --host 0.0.0.0 --stage front.0.1.0 --stage back.0.1.0",
+    `cat > worker-0.yaml <<'END'   # or: skein config generate --workers 3
+    worker: 0
+    workers: 3
+    topology: ring
+    model: { family: mlp, sizes: [784, 64, 10] }
+    data: mnist
+    partition: { kind: dirichlet, alpha: 0.5 }
+    epochs: 8
+    optimizer: { name: sgd, lr: 0.1 }
+    average: { planner: mpls, intervalMs: 500 }
+END`,
     "node node/serve.ts --join 'http://localhost:50000/#token=…' --worker --config worker-0.yaml",
   ],
   run: async ({ join, ...options }, context) => {
