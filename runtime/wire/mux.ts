@@ -141,7 +141,7 @@ export class Mux {
   #part(error: MeshError, reason: string): void {
     if (this.#closed) return;
     this.#control({ type: 'bye', payload: new TextEncoder().encode(reason.slice(0, 200)) });
-    this.#end(error);
+    this.#end(error, true);
   }
 
   /** Sends what the credits allow, chunk by chunk. */
@@ -271,11 +271,11 @@ export class Mux {
     else if (silence > this.#options.heartbeatMs / 2) this.#control({ type: 'ping', index: 0 });
   }
 
-  #end(error: MeshError): void {
+  #end(error: MeshError, isGoodbye = false): void {
     if (this.#closed) return;
     this.#closed = error;
     clearInterval(this.#timer);
-    this.#pipe.close(error.message);
+    this.#pipe.close(error.message, isGoodbye);
     this.#outbox.rejectAll(error);
     for (const ping of this.#pings.values()) ping.reject(error);
     this.#listener.closed(error);

@@ -20,7 +20,8 @@ export interface Pipe {
   send(message: Uint8Array<ArrayBuffer>): Promise<void>;
   /** Null: nobody listens for now, what comes is kept. */
   listen(listener: PipeListener | null): void;
-  close(reason: string): void;
+  /** `isGoodbye`: the last message told the other end so, which goes first then if it still can. */
+  close(reason: string, isGoodbye?: boolean): void;
 }
 
 /** How many bytes may wait for a listener: more than a new link's credits allow, and no more. */

@@ -15,6 +15,8 @@ const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
 
 interface Hand {
   mux: Mux;
+  /** Whether each was a goodbye. */
+  closings: (boolean | undefined)[];
   inbox: Inbox;
   sent: Chunk[];
   frames: Received[];
@@ -27,18 +29,22 @@ async function byHand(t: TestContext): Promise<Hand> {
   const sent: Chunk[] = [];
   const frames: Received[] = [];
   const closed: MeshError[] = [];
+  const closings: (boolean | undefined)[] = [];
   const pipe: Pipe = {
     transport: 'local',
     maxMessageBytes: MESSAGE,
     binding: '',
     send: (message) => Promise.resolve(void sent.push(decodeChunk(message))),
     listen: (listener) => inbox.listen(listener),
-    close: (reason) => void inbox.end(reason),
+    close: (reason, isGoodbye) => {
+      closings.push(isGoodbye);
+      inbox.end(reason);
+    },
   };
   const mux = new Mux(pipe, { frame: (f) => frames.push(f), closed: (error) => closed.push(error) }, OPTIONS);
   t.after(() => mux.close('test over'));
   await settle();
-  return { mux, inbox, sent, frames, closed };
+  return { mux, inbox, sent, frames, closed, closings };
 }
 
 const credit = (lane: Lane, index: number): Bytes => encodeChunk({ type: 'credit', lane, index });
@@ -141,6 +147,16 @@ test('what a pipe kept, its end included, reaches a mux that is made later', asy
   const waiting = assert.rejects(mux.send('request', part(10)), { code: 'link-lost' });
   await waiting;
   assert.deepEqual(seen, ['frame of 3', 'link-lost']);
+});
+
+test('a pipe is told whether the other end knows that this is the end', async (t) => {
+  const parting = await byHand(t);
+  parting.mux.close('enough');
+  assert.deepEqual([parting.sent.at(-1)?.type, parting.closings], ['bye', [true]]);
+  const left = await byHand(t);
+  left.inbox.push(encodeChunk({ type: 'bye', payload: new TextEncoder().encode('enough') }));
+  assert.deepEqual([left.sent, left.closings], [[], [false]]);
+  await assert.rejects(left.mux.ping(1_000), { code: 'link-lost', message: /the other end closed it: enough/ });
 });
 
 test('a held-up process does not blame its peer for the silence', async (t) => {
