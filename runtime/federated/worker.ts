@@ -184,9 +184,11 @@ class Worker {
       for (let step = run.step; step < this.#total; step += 1) {
         this.#signal.throwIfAborted();
         while (this.#stage.isPaused) {
+          this.#figures.pause();
           await this.#neighbours.change(LOOK_MS);
           this.#signal.throwIfAborted();
         }
+        this.#figures.resume();
         const next = training.step(step);
         next.catch(() => undefined); // it is waited for below
         await finish();
