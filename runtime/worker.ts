@@ -5,11 +5,12 @@ import { platform } from '#platform';
 import { createCompute } from './compute-engine.ts';
 import type { RemoteCompute } from './compute-client.ts';
 import { MeshError, toMeshError } from './errors.ts';
+import type { Platform } from './platform.ts';
 import { buffersOf } from './transfer.ts';
 
 /** Returns the function that gives the device up before the worker ends. */
-export function serveCompute(endpoint?: Endpoint): () => Promise<void> {
-  const { compute, stop } = createCompute(platform);
+export function serveCompute(endpoint?: Endpoint, host: Platform = platform): () => Promise<void> {
+  const { compute, stop } = createCompute(host);
   const remote: RemoteCompute = {
     async request({ method, args }) {
       try {

@@ -1,27 +1,18 @@
-/// <reference types="vite/client" />
-// The host of the runtime in a browser: kernels from the bundle, the browser's own WebGPU and WebRTC, a Web Worker.
+// The host of the runtime in a browser: the browser's own WebGPU and WebRTC, a Web Worker. It has no kernels: compute-platform.ts does.
 import { wrap } from 'comlink';
 import { computeClient, type RemoteCompute } from '../runtime/compute-client.ts';
 import { MeshError } from '../runtime/errors.ts';
 import type { Platform } from '../runtime/platform.ts';
 import { tuningStore } from './tuning-store.ts';
 
-const files = import.meta.glob<string>('../kernels/*.wgsl', { query: '?raw', import: 'default', eager: true });
-const kernels = new Map(
-  Object.entries(files).map(([path, text]) => [path.slice('../kernels/'.length, -'.wgsl'.length), text]),
-);
-
 export const platform: Platform = {
   host: 'browser',
 
   kernelSource(name) {
-    const text = kernels.get(name);
-    if (text === undefined)
-      throw new MeshError('internal', `There is no kernels/${name}.wgsl in this page.`, 'Reload the page.');
-    return text;
+    throw new MeshError('internal', `kernels/${name}.wgsl is not for a page's main thread.`, 'Ask the compute worker.');
   },
 
-  kernelNames: () => [...kernels.keys()].sort(),
+  kernelNames: () => [],
 
   gpu: () => Promise.resolve((navigator as { gpu?: GPU }).gpu ?? null),
 

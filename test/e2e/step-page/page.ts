@@ -7,7 +7,7 @@ import { fromHuggingFace, toHuggingFace } from '../../../runtime/model/huggingfa
 import { splitLayers } from '../../../runtime/model/spec.ts';
 import { decode, encode } from '../../../runtime/safetensors.ts';
 import { f32Of, f32Tensor, i32Of, type Tensor, type Tensors } from '../../../runtime/tensor.ts';
-import { platform } from '../../../web/platform.ts';
+import { computePlatform } from '../../../web/compute-platform.ts';
 
 export interface PageStep {
   /** JSON. */
@@ -29,7 +29,7 @@ export interface StepPage {
   steps(given: PageStep): Promise<PageResult[]>;
 }
 
-const { compute } = createCompute(platform);
+const { compute } = createCompute(computePlatform);
 
 const bytesOf = (base64: string): Uint8Array<ArrayBuffer> =>
   Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
