@@ -6,6 +6,7 @@ import { config } from './config-generate.ts';
 import { fetchModel } from './fetch.ts';
 import { kernels } from './kernels.ts';
 import { serve } from './serve.ts';
+import { simulate } from './simulate.ts';
 import { step } from './step.ts';
 import { tokenize } from './tokenize.ts';
 import { train } from './train.ts';
@@ -18,6 +19,7 @@ const program = new Command('skein')
   .addCommand(serve)
   .addCommand(train)
   .addCommand(step)
+  .addCommand(simulate)
   .addCommand(tokenize)
   .addCommand(fetchModel)
   .addCommand(kernels)

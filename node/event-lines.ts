@@ -111,6 +111,14 @@ function describe(event: MeshEvent): string | null {
       );
     case 'run.failed':
       return `Run ${event.run} failed: ${event.message} ${event.fix}`;
+    case 'simulate.progress':
+      return (
+        `${event.done}/${event.runs}  ${event.system}, ${event.network}, seed ${event.seed}: ` +
+        `${(event.accuracy * 100).toFixed(1)} % in the end, ${(event.target * 100).toFixed(0)} % ` +
+        (event.targetSeconds === null ? 'not reached' : `after ${event.targetSeconds.toFixed(0)} virtual seconds`)
+      );
+    case 'simulate.done':
+      return `${event.runs} runs in ${event.seconds.toFixed(0)} s${event.out === null ? '' : `; written to ${event.out}`}`;
     case 'log':
       return event.level === 'warn' ? `warning: ${event.message}` : event.message;
     default:

@@ -148,6 +148,44 @@ export type MeshEvent =
   | { kind: 'run.failed'; run: string; code: string; message: string; fix: string }
   /** `skein step`: one training step was written to a file. */
   | { kind: 'step.done'; loss: number; gradientNorm: number; rows: number; stages: number; out: string }
+  /** `skein simulate`: one of its runs is over. */
+  | {
+      kind: 'simulate.progress';
+      system: string;
+      network: string;
+      seed: number;
+      done: number;
+      runs: number;
+      /** At the end of the run, in the mean of the workers. */
+      accuracy: number;
+      target: number;
+      /** Virtual; null: not within the run. */
+      targetSeconds: number | null;
+    }
+  /** All of them; virtual seconds except `seconds`. */
+  | {
+      kind: 'simulate.done';
+      runs: number;
+      seconds: number;
+      /** What the others are compared with. */
+      reference: string;
+      comparisons: {
+        system: string;
+        network: string;
+        target: number;
+        targetSeconds: number | null;
+        /** Times what the reference needs; where the target was not reached, at least so many. */
+        timesAsLong: number | null;
+        atLeastTimesAsLong: number | null;
+        timesTheBytes: number | null;
+        accuracy: number;
+        worstAccuracy: number;
+      }[];
+      /** Where the reference does not win. */
+      losses: { network: string; text: string }[];
+      findings: { claim: string; holds: boolean; evidence: string }[];
+      out: string | null;
+    }
   | { kind: 'process.started'; what: string; pid: number }
   // federated workers
   | { kind: 'worker.ready'; uid: string; run: string; rows: number; labels: number[]; neighbours: string[] }
