@@ -70,7 +70,7 @@ function centred(vector: Float64Array<ArrayBuffer>): Float64Array<ArrayBuffer> {
   let mean = 0;
   for (const value of vector) mean += value / vector.length;
   let square = 0;
-  for (const value of vector) square += (value - mean) ** 2;
+  for (const value of vector) square += (value - mean) * (value - mean);
   const length = Math.sqrt(square) || 1;
   for (let i = 0; i < vector.length; i += 1) vector[i] = ((vector[i] ?? 0) - mean) / length;
   return vector;

@@ -2,6 +2,7 @@
 // and how much what it pulls counts, so that the errors decay soonest by the clock. Written from what is publicly known of the paper, not
 // from its text. A linear program for each row in the original; the rows are independent, with one equality and one budget each, and are
 // solved in closed form here. Pure: a view of the network in, a policy out.
+import { ln } from '../../train/dirichlet.ts';
 import type { NetworkView } from '../planner.ts';
 import { shrinkageOf, spectralGap, type Matrix } from './netmax-mixing.ts';
 
@@ -60,7 +61,8 @@ export function boundedPolicy(network: NetworkView): Policy | null {
       if (!p.every((row) => row !== null)) continue;
       const weight = p.map((row, i) => row.map((chance, m) => (m === i || chance === 0 ? 0 : strength / chance)));
       // Without what is the same for all: ln ε, and the N between t̄ and a worker's time.
-      const candidate = time / -Math.log1p(-spectralGap(p, weight));
+      const gap = spectralGap(p, weight);
+      const candidate = gap > 0 ? time / -ln(1 - gap) : Infinity;
       if (candidate >= least) continue;
       least = candidate;
       best = { p, weight, strength };
@@ -78,19 +80,22 @@ export function convergenceOf(given: { p: Matrix; weight: Matrix; seconds: Times
   const rates = p.map((row, i) => 1 / row.reduce((sum, chance, m) => sum + chance * (seconds[i]?.[m] ?? 0), 0));
   const total = rates.reduce((a, b) => a + b, 0);
   const shrinkage = shrinkageOf(p, weight, rates.map((rate) => rate / total)); // prettier-ignore
-  return shrinkage > 0 ? Math.log(EPSILON) / Math.log1p(-Math.min(shrinkage, 1 - Number.EPSILON)) / total : Infinity;
+  return shrinkage > 0 ? ln(EPSILON) / ln(Math.max(Number.EPSILON, 1 - shrinkage)) / total : Infinity;
 }
 
 /** p_im ∝ 1 / t_im^tilt, each pull counting ½; 0 is the uniform policy. */
 export function tiltedPolicy(ids: readonly string[], seconds: Times, tilt: number): Policy {
   const p = seconds.map((row, i) => {
-    const likely = row.map((time, m) => (m === i || time === null ? 0 : time ** -tilt));
+    const likely = row.map((time, m) => (m === i || time === null ? 0 : 1 / power(time, tilt)));
     const total = likely.reduce((a, b) => a + b, 0);
     return likely.map((chance, m) => (total > 0 ? chance / total : m === i ? 1 : 0));
   });
   const weight = p.map((row, i) => row.map((chance, m) => (m === i || chance === 0 ? 0 : 0.5)));
   return { ids, p, weight, rho: null, convergenceSeconds: convergenceOf({ p, weight, seconds }) };
 }
+
+const power = (base: number, exponent: number): number =>
+  Array.from({ length: exponent }, () => base).reduce((a, b) => a * b, 1);
 
 const degreeOf = (row: readonly (number | null)[], i: number): number =>
   row.reduce<number>((count, time, m) => (m === i || time === null ? count : count + 1), 0);
