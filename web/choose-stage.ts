@@ -1,6 +1,6 @@
 // Which stage a newcomer hosts. Pure: the directory's records in, a UID out.
 import { formatUid, parseUid, type Uid, type UidParts } from '../runtime/wire/ids.ts';
-import type { MeshRecord, RunRecord } from '../runtime/wire/records.ts';
+import type { MeshRecord, RunRecord, StageRecord } from '../runtime/wire/records.ts';
 
 export interface StageChoice {
   stage: string;
@@ -15,6 +15,13 @@ type Pipeline = Pick<RunRecord, 'stages' | 'version' | 'subversion'>;
 
 /** What a run without a configuration of its own is made of: as long as nobody has started one, this is what will be needed. */
 const DEFAULT_PIPELINE: Pipeline = { stages: ['front', 'back'], version: 0, subversion: 0 };
+
+/** Its record is of the same kind as a stage's, but nobody helps it by hosting another one like it. */
+export const isFederatedWorker = (record: MeshRecord): record is StageRecord =>
+  record.kind === 'stage' && record.federation !== undefined;
+
+export const isPipelineStage = (record: MeshRecord): record is StageRecord =>
+  record.kind === 'stage' && record.federation === undefined;
 
 /** The stage of the newest run that has the fewest live replicas; of equals the first in the pipeline. */
 export function chooseStage(records: Records): StageChoice {
@@ -31,7 +38,7 @@ export function knownStages(records: Records): StageChoice[] {
   };
   for (const record of records.values()) {
     if (record.kind === 'run') for (const choice of stagesOf(records, record)) add(choice);
-    else {
+    else if (isPipelineStage(record)) {
       const { stage, version, subversion } = parseUid(record.name);
       add({ stage, version, subversion, replicas: replicasOf(records, { stage, version, subversion }).length });
     }
@@ -62,7 +69,7 @@ function stagesOf(records: Records, { stages, version, subversion }: Pipeline): 
 function replicasOf(records: Records, choice: Pick<UidParts, 'stage' | 'version' | 'subversion'>): MeshRecord[] {
   return [...records.values()].filter((record) => {
     // A paused one keeps its place, but does none of the work that is to be shared.
-    if (record.kind !== 'stage' || record.isPaused) return false;
+    if (!isPipelineStage(record) || record.isPaused) return false;
     const { stage, version, subversion } = parseUid(record.name);
     return stage === choice.stage && version === choice.version && subversion === choice.subversion;
   });

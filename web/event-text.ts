@@ -1,6 +1,6 @@
 // One line of text for an event in the page's log. The events are strangers' words: fields may be absent or of any type.
 import type { PublishedEvent } from '../runtime/mesh/monitor-client.ts';
-import { plainText } from './format.ts';
+import { duration, plainText } from './format.ts';
 
 export interface LogLine {
   key: number;
@@ -39,12 +39,31 @@ const LINES: Record<string, (e: Fields) => string> = {
     typeof e.heldOutLoss === 'number'
       ? `${show(e.run)} is done: held-out loss ${e.heldOutLoss.toFixed(4)}`
       : `${show(e.run)} is done: ${percent(e.accuracy)} right`,
+  'worker.ready': (e) =>
+    `${show(e.uid)} has ${show(e.rows)} rows of its own for ${show(e.run)}, and ${neighbours(e.neighbours)}`,
+  'worker.waiting': (e) => `${show(e.uid)} waits for ${all(e.missing)}`,
+  'worker.adopted': (e) => `${show(e.uid)} goes on from the weights of ${show(e.from)} at step ${show(e.steps)}`,
+  'worker.evaluated': (e) =>
+    typeof e.heldOutLoss === 'number'
+      ? `${show(e.uid)}: held-out loss ${e.heldOutLoss.toFixed(4)} after step ${show(e.step)}`
+      : `${show(e.uid)}: ${percent(e.accuracy)} right after step ${show(e.step)}`,
+  'worker.done': (e) =>
+    typeof e.heldOutLoss === 'number'
+      ? `${show(e.uid)} is done: held-out loss ${e.heldOutLoss.toFixed(4)}, ${show(e.rounds)} merges`
+      : `${show(e.uid)} is done: ${percent(e.accuracy)} right, ${show(e.rounds)} merges`,
+  'peer.struck': (e) =>
+    `${show(e.uid)} counts strike ${show(e.strikes)} against ${peerOrUid(e.peer)} (${show(e.offence)}): ${show(e.detail)}`,
+  'peer.banned': (e) =>
+    `${show(e.uid)} leaves ${peerOrUid(e.peer)} out for ${span(e.seconds)} (${show(e.offence)}): ${show(e.reason)}`,
   'text.sampled': (e) => `It writes: ${show(e.prompt)}${show(e.text)}`,
   'run.failed': (e) => `${show(e.run)} failed: ${show(e.message)} ${show(e.fix)}`,
   log: (e) => show(e.message),
 };
 
-const WARNINGS: ReadonlySet<string> = new Set(['run.failed', 'hop.replaced', 'step.retried', 'stage.rejected']);
+const WARNINGS: ReadonlySet<string> = new Set([
+  ...['run.failed', 'hop.replaced', 'step.retried', 'stage.rejected'],
+  ...['peer.struck', 'peer.banned'],
+]);
 
 /** Null for kinds that the log leaves out. */
 export function logLine(event: PublishedEvent, key: number): LogLine | null {
@@ -64,3 +83,11 @@ const isOfWatcher = (event: PublishedEvent): boolean => event.kind === 'peer.joi
 
 const peer = (value: unknown): string => (value === 'monitor' ? 'the monitor' : show(value).slice(0, 8));
 const percent = (value: unknown): string => `${(Number(value) * 100).toFixed(1)} %`;
+const all = (value: unknown): string => (Array.isArray(value) ? plainText(value.slice(0, 20).join(' and '), 240) : '?');
+function neighbours(value: unknown): string {
+  const count = Array.isArray(value) ? value.length : 0;
+  return count === 1 ? '1 neighbour' : `${count} neighbours`;
+}
+const span = (seconds: unknown): string => duration(Number(seconds));
+/** Both are how averaging names others: the UID where it is known. */
+const peerOrUid = (value: unknown): string => (String(value).includes('.') ? show(value) : peer(value));

@@ -11,6 +11,9 @@ export function bytes(count: number): string {
   return `${unit === 0 ? value : value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ${units[unit] ?? ''}`;
 }
 
+/** Of what is loaded or pulled as a whole, in units that add up to its size in memory. */
+export const mebibytes = (count: number): string => `${(count / 2 ** 20).toFixed(1)} MiB`;
+
 export function rate(perSecond: number): string {
   return perSecond >= 100 ? Math.round(perSecond).toLocaleString('en') : perSecond.toFixed(1);
 }

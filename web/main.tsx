@@ -37,7 +37,13 @@ function readLink(): Access {
   }
 }
 
-state.wantedUid.value = new URLSearchParams(location.search).get('stage')?.slice(0, 100) ?? '';
+const query = new URLSearchParams(location.search);
+state.wantedUid.value = query.get('stage')?.slice(0, 100) ?? '';
+const worker = query.get('worker') ?? '';
+state.wantedPlace.value = {
+  run: query.get('run')?.slice(0, 100) ?? null,
+  worker: /^\d{1,6}$/.test(worker) ? Number(worker) : null,
+};
 begin();
 void findGpu().then((gpu) => {
   state.gpu.value = gpu;

@@ -6,7 +6,8 @@ import { joinMonitor, type PublishedEvent } from '../runtime/mesh/monitor-client
 import { toMeshError } from '../runtime/errors.ts';
 import type { MeshEvent } from '../runtime/events.ts';
 import { logLine } from './event-text.ts';
-import { parseRunEvent, parseStats } from './published.ts';
+import { withWorkerEvent, type Holder } from './federated-view.ts';
+import { parseRunEvent, parseStats, parseWorkerEvent } from './published.ts';
 import { withEvent } from './run-view.ts';
 import type { State } from './state.ts';
 
@@ -40,10 +41,18 @@ function take(state: State, events: readonly PublishedEvent[], nextKey: () => nu
   for (const event of events) {
     const ofRun = parseRunEvent(event);
     if (ofRun) state.runs.value = withEvent(state.runs.value, ofRun);
+    const ofWorker = parseWorkerEvent(event);
+    if (ofWorker)
+      state.federatedRuns.value = withWorkerEvent(state.federatedRuns.value, ofWorker, holderOf(state, ofWorker.uid));
     const stats = parseStats(event);
     if (stats) state.stats.value = new Map(state.stats.value).set(stats.uid, stats);
     const line = logLine(event, nextKey());
     if (line) lines.push(line);
   }
   if (lines.length > 0) state.log.value = [...state.log.value, ...lines].slice(-LOG_LINES);
+}
+
+function holderOf(state: State, uid: string): Holder | null {
+  const record = state.records.value.get(uid);
+  return record?.kind === 'stage' ? record : null;
 }

@@ -60,14 +60,59 @@ const runEventSchema = z.discriminatedUnion('kind', [
 ]);
 export type RunEvent = z.infer<typeof runEventSchema>;
 
+const quality = {
+  accuracy: share,
+  perClassAccuracy: z.array(share).max(1_000),
+  heldOutLoss: z.number().optional(),
+};
+
+/** What federated workers tell of themselves. */
+const workerEventSchema = z.discriminatedUnion('kind', [
+  event('worker.ready', { uid: name, run: name, rows: count, labels: z.array(share).max(1_000) }),
+  event('worker.waiting', { uid: name, run: name, missing: z.array(text).max(1_000) }),
+  event('worker.adopted', { uid: name, run: name, from: text, steps: count }),
+  event('worker.progress', {
+    uid: name,
+    run: name,
+    step: count,
+    steps: count,
+    loss: z.number(),
+    samplesPerSecond: count,
+    rounds: count,
+    bytes: count,
+    etaSeconds: z.number(),
+  }),
+  event('worker.evaluated', { uid: name, run: name, step: count, ...quality }),
+  event('worker.done', {
+    uid: name,
+    run: name,
+    ...quality,
+    steps: count,
+    rounds: count,
+    bytes: count,
+    samplesPerSecond: count,
+    seconds: count,
+  }),
+]);
+export type WorkerEvent = z.infer<typeof workerEventSchema>;
+
 const statsSchema = event('stage.stats', { uid: name, samplesPerSecond: count });
 export type StatsEvent = z.infer<typeof statsSchema>;
 
-const RUN_KINDS: ReadonlySet<unknown> = new Set(runEventSchema.options.map((option) => option.shape.kind.value));
+const kindsOf = (options: readonly { shape: { kind: { value: string } } }[]): ReadonlySet<unknown> =>
+  new Set(options.map((option) => option.shape.kind.value));
+const RUN_KINDS = kindsOf(runEventSchema.options);
+const WORKER_KINDS = kindsOf(workerEventSchema.options);
 
 export function parseRunEvent(value: { kind: unknown }): RunEvent | null {
   if (!RUN_KINDS.has(value.kind)) return null;
   const parsed = runEventSchema.safeParse(value);
+  return parsed.success ? parsed.data : null;
+}
+
+export function parseWorkerEvent(value: { kind: unknown }): WorkerEvent | null {
+  if (!WORKER_KINDS.has(value.kind)) return null;
+  const parsed = workerEventSchema.safeParse(value);
   return parsed.success ? parsed.data : null;
 }
 

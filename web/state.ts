@@ -5,7 +5,10 @@ import type { TransportKind } from '../runtime/events.ts';
 import type { JoinTarget } from '../runtime/mesh/join-url.ts';
 import type { Uid } from '../runtime/wire/ids.ts';
 import type { MeshRecord, RunRecord, StageRecord } from '../runtime/wire/records.ts';
+import { isFederatedWorker, isPipelineStage } from './choose-stage.ts';
 import type { LogLine } from './event-text.ts';
+import { newestFederation, type FederatedView, type FederatedViews, type WorkerView } from './federated-view.ts';
+import { federationReader, type Federation, type WantedPlace } from './federations.ts';
 import { newestRun, type RunView } from './run-view.ts';
 
 /** How the page stands with the monitor. */
@@ -20,12 +23,16 @@ export type Access =
 export type Gpu =
   { kind: 'looking' } | { kind: 'found'; name: string; isSoftware: boolean } | { kind: 'none'; why: string };
 
+/** A stage for runs of others, or a worker with data of its own. */
+export type Part = 'stage' | 'worker';
+
 /** What this tab does for the mesh. `isChanging`: a click is being carried out. */
 export type Lending =
   | { kind: 'idle' }
-  | { kind: 'starting'; doing: string }
-  | { kind: 'lending'; uid: Uid; isPaused: boolean; isChanging: boolean }
-  | { kind: 'leaving' }
+  | { kind: 'starting'; as: Part; doing: string }
+  | { kind: 'lending' | 'training'; uid: Uid; isPaused: boolean; isChanging: boolean }
+  | { kind: 'trained'; uid: Uid }
+  | { kind: 'leaving'; as: Part }
   | { kind: 'failed'; error: MeshErrorShape };
 
 export interface OpenLink {
@@ -33,7 +40,7 @@ export interface OpenLink {
   transport: TransportKind;
 }
 
-/** Figures of the stage that this tab hosts. */
+/** Figures of what this tab hosts. */
 export interface Figures {
   run: string | null;
   samplesPerSecond: number;
@@ -60,15 +67,27 @@ export interface State {
   readonly notice: Signal<string | null>;
   /** What the person typed or chose as the stage to host; empty lets Skein choose. */
   readonly wantedUid: Signal<string>;
+  /** As which worker of which federated run this tab is to train. */
+  readonly wantedPlace: Signal<WantedPlace>;
+  /** The worker in this tab, by its own account; kept when it is done. */
+  readonly ownWorker: Signal<WorkerView | null>;
   readonly records: Signal<ReadonlyMap<string, MeshRecord>>;
   readonly stats: Signal<ReadonlyMap<string, StageStats>>;
   readonly runs: Signal<ReadonlyMap<string, RunView>>;
   /** The run to show; null shows the newest. */
   readonly chosenRun: Signal<string | null>;
+  readonly federatedRuns: Signal<FederatedViews>;
+  /** As with chosenRun; of the worker, null shows this tab's own or the first. */
+  readonly chosenFederation: Signal<string | null>;
+  readonly chosenWorker: Signal<string | null>;
   readonly log: Signal<readonly LogLine[]>;
   readonly stages: ReadonlySignal<readonly StageRecord[]>;
   readonly runRecords: ReadonlySignal<readonly RunRecord[]>;
   readonly shownRun: ReadonlySignal<RunView | null>;
+  /** Records of federated workers. */
+  readonly workers: ReadonlySignal<readonly StageRecord[]>;
+  readonly federations: ReadonlySignal<readonly Federation[]>;
+  readonly shownFederation: ReadonlySignal<FederatedView | null>;
 }
 
 export const NO_FIGURES: Figures = {
@@ -85,6 +104,10 @@ export function createState(): State {
   const records = signal<ReadonlyMap<string, MeshRecord>>(new Map());
   const runs = signal<ReadonlyMap<string, RunView>>(new Map());
   const chosenRun = signal<string | null>(null);
+  const federatedRuns = signal<FederatedViews>(new Map());
+  const chosenFederation = signal<string | null>(null);
+  const readFederations = federationReader();
+  const byName = (a: MeshRecord, b: MeshRecord): number => a.name.localeCompare(b.name, 'en', { numeric: true });
   return {
     target: signal(null),
     access: signal<Access>({ kind: 'joining' }),
@@ -93,17 +116,21 @@ export function createState(): State {
     figures: signal(NO_FIGURES),
     notice: signal<string | null>(null),
     wantedUid: signal(''),
+    wantedPlace: signal<WantedPlace>({ run: null, worker: null }),
+    ownWorker: signal<WorkerView | null>(null),
     records,
     stats: signal<ReadonlyMap<string, StageStats>>(new Map()),
     runs,
-    chosenRun,
+    ...{ chosenRun, federatedRuns, chosenFederation },
+    chosenWorker: signal<string | null>(null),
     log: signal<readonly LogLine[]>([]),
-    stages: computed(() =>
-      [...records.value.values()]
-        .filter((record) => record.kind === 'stage')
-        .sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true })),
-    ),
+    stages: computed(() => [...records.value.values()].filter(isPipelineStage).sort(byName)),
+    workers: computed(() => [...records.value.values()].filter(isFederatedWorker).sort(byName)),
     runRecords: computed(() => [...records.value.values()].filter((record) => record.kind === 'run')),
     shownRun: computed(() => runs.value.get(chosenRun.value ?? '') ?? newestRun(runs.value)),
+    federations: computed(() => readFederations(records.value)),
+    shownFederation: computed(
+      () => federatedRuns.value.get(chosenFederation.value ?? '') ?? newestFederation(federatedRuns.value),
+    ),
   };
 }

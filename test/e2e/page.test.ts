@@ -106,8 +106,11 @@ test('names and messages of strangers are shown as text', { timeout: 60_000 }, a
     { kind: 'run.started', run, mode: 'sync', policy: 'all', stages: [image], plannedMicrobatches: 1, plannedSteps: 9 },
     { kind: 'run.failed', run, code: 'x', message: image, fix: '\u202Eevil\u0007' },
     { kind: 'log', level: 'warn', message: `<b>${image}` },
+    { kind: 'worker.ready', uid: image, run, rows: 1, labels: [1], neighbours: [image] },
+    { kind: 'worker.waiting', uid: image, run, missing: [`${image}\u202E`] },
     // Nothing of these can be shown; nothing may break.
     { kind: 'run.progress', run: 7, loss: 'low' } as unknown as MeshEvent,
+    { kind: 'worker.done', uid: 7, perClassAccuracy: [-1] } as unknown as MeshEvent,
     { kind: 'link.up' } as unknown as MeshEvent,
     { kind: 'toString' } as unknown as MeshEvent,
   ]);
@@ -115,6 +118,9 @@ test('names and messages of strangers are shown as text', { timeout: 60_000 }, a
   await page.until('run-name', null, /^<script>document\.title=2<\/script>$/);
   await page.until('run-status', null, /<img src=x.* {1,2}evil/);
   await page.until('stages', null, /<img src=x/);
+  await page.until('federated-name', null, /^<script>document\.title=2<\/script>$/);
+  await page.until('workers', null, /^<img src=x/);
+  await page.until('federated-status', null, /Waiting for <img src=x|Its workers are gone/);
   assert.equal(await page.page.locator('img, script:not([src]), main b').count(), 0);
   assert.doesNotMatch(await page.page.locator('body').innerText(), /\u202E/);
   assert.equal(await page.page.title(), 'Skein');

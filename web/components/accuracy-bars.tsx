@@ -1,14 +1,34 @@
 // How much of each class the model gets right, after an evaluation.
-import { percent } from '../format.ts';
+import { percent, plainText } from '../format.ts';
 
-export function AccuracyBars({ shares }: { shares: readonly number[] }) {
+interface AccuracyBarsProps {
+  shares: readonly number[];
+  /** Whose, where there are several models. */
+  of?: string;
+  /** The name of a colour in the style sheet. */
+  colour?: string;
+  /** Share of each class in the data that it was trained on. */
+  owned?: readonly number[];
+}
+
+export function AccuracyBars({ shares, of = '', colour = '--accent', owned = [] }: AccuracyBarsProps) {
   return (
     <figure class="bars">
-      <figcaption>Right answers by class</figcaption>
+      <figcaption>Right answers by class{of === '' ? '' : `, ${plainText(of)}`}</figcaption>
       {shares.length === 0 ? (
-        <p class="muted">Appears after each epoch, when the model is tried on data that it was not trained on.</p>
+        <p class="muted">
+          Appears {of === '' ? 'after each epoch, ' : ''}when the model is tried on data that it was not trained on.
+        </p>
       ) : (
-        <ol data-testid="class-bars">
+        <ol class={owned.length > 0 ? 'owned' : ''} data-testid={of === '' ? 'class-bars' : 'worker-class-bars'}>
+          {owned.length > 0 ? (
+            <li class="muted" aria-hidden="true">
+              <span />
+              <span />
+              <span class="number">right</span>
+              <span class="number">of its rows</span>
+            </li>
+          ) : null}
           {shares.map((share, index) => (
             // A class has no other name than its place.
             <li key={index}>
@@ -21,9 +41,10 @@ export function AccuracyBars({ shares }: { shares: readonly number[] }) {
                 aria-valuemax={100}
                 aria-valuenow={Math.round(share * 1_000) / 10}
               >
-                <span style={{ width: percent(share).replace(' ', '') }} />
+                <span style={{ width: percent(share).replace(' ', ''), background: `var(${colour})` }} />
               </span>
               <span class="number">{percent(share)}</span>
+              {owned.length > 0 ? <span class="number muted">{percent(owned[index] ?? 0)}</span> : null}
             </li>
           ))}
         </ol>

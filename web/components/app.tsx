@@ -3,6 +3,7 @@ import type { State } from '../state.ts';
 import type { Lender } from '../lending.ts';
 import { AccessNotice } from './access-notice.tsx';
 import { EventLog } from './event-log.tsx';
+import { FederatedPanel } from './federated-panel.tsx';
 import { Header } from './header.tsx';
 import { LendCard } from './lend-card.tsx';
 import { NextSteps } from './next-steps.tsx';
@@ -18,6 +19,7 @@ export function App({ state, lender }: { state: State; lender: Lender }) {
         <LendCard state={state} lender={lender} />
         {isJoined ? (
           <>
+            <FederatedPanel state={state} />
             <RunPanel state={state} />
             <StagesTable state={state} />
             <NextSteps state={state} />

@@ -1,13 +1,18 @@
-// What Skein is, which GPU is here, and the one button.
+// What Skein is, which GPU is here, and the button; a second one where a federated run has a place free.
 import type { Lender } from '../lending.ts';
+import { isAskedToTrain } from '../federations.ts';
 import { plainText } from '../format.ts';
 import type { Gpu, State } from '../state.ts';
 import { LoanPanel } from './loan-panel.tsx';
 import { StagePicker, uidProblem } from './stage-picker.tsx';
+import { WorkerOffer } from './worker-offer.tsx';
+import { WorkerPanel } from './worker-panel.tsx';
 
 export function LendCard({ state, lender }: { state: State; lender: Lender }) {
   const lending = state.lending.value;
   const isIdle = lending.kind === 'idle' || lending.kind === 'failed';
+  const isWorker =
+    lending.kind === 'training' || lending.kind === 'trained' || ('as' in lending && lending.as === 'worker');
   return (
     <section class="card hero" aria-labelledby="lend-title">
       <h1 id="lend-title">Lend this GPU to a mesh that trains together</h1>
@@ -21,7 +26,13 @@ export function LendCard({ state, lender }: { state: State; lender: Lender }) {
           {lending.error.message} {lending.error.fix}
         </p>
       ) : null}
-      {isIdle ? <StartRow state={state} lender={lender} /> : <LoanPanel state={state} lender={lender} />}
+      {isIdle ? (
+        <StartRow state={state} lender={lender} />
+      ) : isWorker ? (
+        <WorkerPanel state={state} lender={lender} />
+      ) : (
+        <LoanPanel state={state} lender={lender} />
+      )}
       <p class="notice" role="status" data-testid="notice">
         {state.notice.value}
       </p>
@@ -33,13 +44,13 @@ function StartRow({ state, lender }: { state: State; lender: Lender }) {
   const isReady =
     state.access.value.kind === 'joined' &&
     state.gpu.value.kind === 'found' &&
-    uidProblem(state.wantedUid.value) === null;
+    uidProblem(state.wantedUid.value, state.federations.value) === null;
   return (
     <>
       <p class="actions">
         <button
           type="button"
-          class="primary"
+          class={isAskedToTrain(state.wantedPlace.value) ? '' : 'primary'}
           disabled={!isReady}
           onClick={() => void lender.start()}
           data-testid="contribute"
@@ -50,7 +61,12 @@ function StartRow({ state, lender }: { state: State; lender: Lender }) {
           Direct links (WebRTC) show your IP address to the peers of this mesh.
         </span>
       </p>
-      {state.access.value.kind === 'joined' ? <StagePicker state={state} /> : null}
+      {state.access.value.kind === 'joined' ? (
+        <>
+          <StagePicker state={state} />
+          <WorkerOffer state={state} lender={lender} />
+        </>
+      ) : null}
     </>
   );
 }

@@ -59,6 +59,9 @@ function describe(lending: Lending, figures: Figures): string {
     case 'lending':
       if (lending.isPaused) return 'Paused: others take over';
       return figures.run === null ? 'Ready, waiting for a run' : `Working for ${figures.run}`;
+    // A worker has a panel of its own.
+    case 'training':
+    case 'trained':
     case 'idle':
     case 'failed':
       return '';
@@ -67,7 +70,7 @@ function describe(lending: Lending, figures: Figures): string {
   }
 }
 
-function linksOf({ links }: Figures): string {
+export function linksOf({ links }: Figures): string {
   const counts = new Map<string, number>();
   for (const { transport } of links) counts.set(transport, (counts.get(transport) ?? 0) + 1);
   return [...counts].map(([transport, count]) => `${count} ${transport}`).join(', ') || 'none';

@@ -8,7 +8,8 @@ import { LossChart } from './loss-chart.tsx';
 
 export function RunPanel({ state }: { state: State }) {
   const view = state.shownRun.value;
-  if (!view) return <NoRun />;
+  // One card too many says that there is nothing, where a federated run is.
+  if (!view) return state.shownFederation.value ? null : <NoRun />;
   const record = state.runRecords.value.find(({ name }) => name === `run/${view.run}`);
   const mode = [view.mode || record?.mode, view.policy || record?.policy].filter(Boolean).join(', ');
   const isEnded = view.status.kind === 'done' || view.status.kind === 'failed';

@@ -2,16 +2,20 @@
 import { MeshError } from '../../runtime/errors.ts';
 import { parseUid } from '../../runtime/wire/ids.ts';
 import { chooseStage, freeUid, knownStages } from '../choose-stage.ts';
+import { runOfPlace, type Federation } from '../federations.ts';
 import type { State } from '../state.ts';
 
 const NONE_TAKEN: ReadonlySet<string> = new Set();
 
-/** Why the text is no UID; null if it is one, or empty. */
-export function uidProblem(text: string): string | null {
+/** Why the text is no UID of a stage; null if it is one, or empty. */
+export function uidProblem(text: string, federations: readonly Federation[]): string | null {
   if (text.trim() === '') return null;
   try {
-    parseUid(text.trim());
-    return null;
+    const { uid } = parseUid(text.trim());
+    const run = runOfPlace(federations, uid);
+    return run === null
+      ? null
+      : `${uid} is a worker's place in the federated run ${run}: train as that worker instead.`;
   } catch (cause) {
     return cause instanceof MeshError ? `${cause.message} ${cause.fix}` : String(cause);
   }
@@ -20,7 +24,7 @@ export function uidProblem(text: string): string | null {
 export function StagePicker({ state }: { state: State }) {
   const records = state.records.value;
   const text = state.wantedUid.value;
-  const problem = uidProblem(text);
+  const problem = uidProblem(text, state.federations.value);
   const stages = knownStages(records).map((choice) => ({ ...choice, uid: freeUid(records, choice, NONE_TAKEN) }));
   const own = freeUid(records, chooseStage(records), NONE_TAKEN);
   return (

@@ -1,11 +1,13 @@
-// Who hosts what: the live records of the directory, with the newest figures that their peers published.
+// Who hosts which stage: the live records of the directory, with the newest figures that their peers published. Federated workers host no stage
+// of a pipeline: they are counted here and shown with their run.
 import type { StageRecord } from '../../runtime/wire/records.ts';
 import { plainText, rate, shortPeer } from '../format.ts';
 import type { State } from '../state.ts';
 
 export function StagesTable({ state }: { state: State }) {
   const stages = state.stages.value;
-  const peers = new Set(stages.map((record) => record.peer)).size;
+  const workers = state.workers.value;
+  const peers = new Set([...stages, ...workers].map((record) => record.peer)).size;
   return (
     <section class="card" aria-labelledby="peers-title">
       <div class="title">
@@ -13,10 +15,20 @@ export function StagesTable({ state }: { state: State }) {
         <span class="muted">
           <span data-testid="peers-count">{peers}</span> {peers === 1 ? 'peer' : 'peers'},{' '}
           <span data-testid="stages-count">{stages.length}</span> {stages.length === 1 ? 'stage' : 'stages'}
+          {workers.length > 0 ? (
+            <>
+              , <span data-testid="workers-count">{workers.length}</span>{' '}
+              {workers.length === 1 ? 'federated worker' : 'federated workers'}
+            </>
+          ) : null}
         </span>
       </div>
       {stages.length === 0 ? (
-        <p class="muted">Nobody lends a GPU yet. Be the first with the button above, or lend a headless machine.</p>
+        <p class="muted">
+          {workers.length === 0
+            ? 'Nobody lends a GPU yet. Be the first with the button above, or lend a headless machine.'
+            : 'Nobody lends a GPU for a stage: those who are here train as workers of a federated run.'}
+        </p>
       ) : (
         <table>
           <thead>
