@@ -27,6 +27,7 @@ const BENCHES: Record<string, () => Promise<Bench>> = {
   link: async () => bench((await import('./link.ts')).benchLink),
   average: async () => bench((await import('./average.ts')).benchAverage),
   pipeline: async () => bench((await import('./pipeline.ts')).benchPipeline),
+  simulate: async () => bench((await import('./simulate.ts')).benchSimulate),
   compare: async () => {
     const { benchCompare, compareOptions, showCompare } = await import('./compare.ts');
     return bench((options) => benchCompare(compareOptions(options)), showCompare);
@@ -40,6 +41,7 @@ const BENCHES: Record<string, () => Promise<Bench>> = {
 const usage = `npm run bench -- ${Object.keys(BENCHES).join('|')} [--json]
 average also takes --only merge,mlp,transformer and --quick
 compare also takes --rounds N (3) and --only NAME,… of its contenders; it installs the peers into test/bench/peers
+simulate takes --rounds N (3), as many seeds
 transformer takes --rounds N (2), --only NAME,… of its models and kernels, and --quick; LD_LIBRARY_PATH names a faster BLAS for PyTorch`;
 
 async function main(): Promise<number> {
