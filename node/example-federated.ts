@@ -68,7 +68,7 @@ const example = command({
         partition: { kind: 'dirichlet', alpha },
         optimizer: { name: 'sgd', lr: 0.1 },
         schedule: { kind: 'linear', final: 0.1 },
-        average: { planner, intervalMs: 250 },
+        average: { planner, intervalMs: 250, share: 0.2 },
       });
     config(0, method); // what is wrong is said before anything is started
     const mesh = new LocalMesh(context);
