@@ -29,10 +29,11 @@ export class Peers {
   readonly judge: Judge;
   readonly #options: PeersOptions;
   readonly #trust = new Trust();
-  readonly #done = new Set<PeerId>();
+  /** Who was last seen under each UID. */
   readonly #uids = new Map<PeerId, Uid>();
   /** Counters as they were when the peer was last planned with: what it did since is its progress. */
   readonly #before = new Map<PeerId, readonly number[]>();
+  readonly #struckNow = new Set<PeerId>();
 
   constructor(options: PeersOptions) {
     this.#options = options;
@@ -45,7 +46,7 @@ export class Peers {
     const now = this.#options.now();
     return replicas.filter(({ uid, peer }) => {
       if (uid === this.#options.uid || this.#trust.isBanned(peer, now)) return false;
-      for (const [other, known] of this.#uids) if (known === uid && other !== peer) this.#uids.delete(other);
+      for (const [other, known] of this.#uids) if (known === uid && other !== peer) this.#forget(other);
       this.#uids.set(peer, uid);
       return true;
     });
@@ -55,22 +56,15 @@ export class Peers {
     return this.#trust.isBanned(peer, this.#options.now());
   }
 
-  /** Whether a peer said, when it was last asked, that it trains no more. */
-  isDone(peer: PeerId): boolean {
-    return this.#done.has(peer);
-  }
-
   /** What planners see of the peers that made an offer and none that is false. */
   views(offers: ReadonlyMap<PeerId, Offer>, round: number): PeerView[] {
     const now = this.#options.now();
     if (this.#options.isWatching)
       this.strike(this.judge.claims([...offers].map(([peer, offer]) => ({ peer, ...offer }))), round);
-    const false_ = this.#struckNow;
     return [...offers]
-      .filter(([peer]) => !false_.has(peer) && !this.isBanned(peer))
+      .filter(([peer]) => !this.#struckNow.has(peer) && !this.isBanned(peer))
       .sort(([a], [b]) => (a < b ? -1 : 1))
       .map(([peer, offer]) => {
-        if (offer.isDone) this.#done.add(peer);
         this.timetable.learn(offer.times, this.#options.uid, now);
         const before = this.#before.get(peer);
         this.#before.set(peer, offer.progress);
@@ -102,13 +96,12 @@ export class Peers {
     this.timetable.measured(uid, aloneSeconds, seconds, now());
   }
 
-  readonly #struckNow = new Set<PeerId>();
-
-  /** Who is struck in this round is left out of it. */
+  /** Who is struck in this round is left out of it, and not struck again, whatever else of it comes to light. */
   strike(verdicts: readonly Verdict[], round: number): void {
     const { uid, emit, now } = this.#options;
     for (const { peer: id, offence, detail } of verdicts) {
       const peer = id as PeerId;
+      if (this.#struckNow.has(peer)) continue;
       this.#struckNow.add(peer);
       const of = this.#uids.get(peer) ?? peer;
       const { strikes, bannedForMs } = this.#trust.strike(peer, offence, now());
@@ -118,6 +111,14 @@ export class Peers {
       this.judge.forget(peer);
       this.bandwidth.forget(peer);
     }
+  }
+
+  /** Another peer has taken its place. What it is banned for stays. */
+  #forget(peer: PeerId): void {
+    this.#uids.delete(peer);
+    this.#before.delete(peer);
+    this.judge.forget(peer);
+    this.bandwidth.forget(peer);
   }
 
   isStruck(peer: PeerId): boolean {

@@ -9,7 +9,7 @@ export interface PeerView {
   readonly bytesPerSecond: number | null;
   /** Σ over classes of |own share − its share|, 0 to 2 (Eq. 2 of MPLS). */
   readonly divergence: number;
-  /** By unit: how far its weights have moved since they were last merged here, as the squared norm of the movement (Eq. 5). */
+  /** By unit: how far training has moved its weights since this worker last planned with it, as the squared norm of the movement (Eq. 5). */
   readonly progress: readonly number[];
   /** How many neighbours it has itself. */
   readonly degree: number;
