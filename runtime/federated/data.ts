@@ -41,8 +41,17 @@ export function labelledShare(splits: DatasetSplits, config: WorkerConfig): Work
   };
 }
 
-/** Of windows of text, each `workers`-th of an epoch: no two workers learn from the same window in it. */
+/**
+ * Of windows of text, each `workers`-th of an epoch: no two workers learn from the same window in it. Throws `usage` where there are fewer
+ * windows than workers.
+ */
 export function textShare(whole: RunData, { workers, worker }: WorkerConfig): WorkerData {
+  if (whole.train.rows < workers)
+    throw new MeshError(
+      'usage',
+      `The text has ${whole.train.rows} windows for ${workers} workers.`,
+      'Use fewer workers, more text, or a shorter data.contextLength.',
+    );
   const isOwn = (_: number, i: number): boolean => i % workers === worker;
   return {
     run: {

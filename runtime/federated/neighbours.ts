@@ -63,12 +63,14 @@ export class Neighbours {
 
   /** After `ms`, or when the signal aborts. */
   async rest(ms: number, signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return;
     const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener('abort', () => resolve(), { once: true });
-    if (signal.aborted) resolve();
+    const wake = (): void => resolve();
+    const timer = setTimeout(wake, ms);
+    signal.addEventListener('abort', wake, { once: true });
     await promise;
     clearTimeout(timer);
+    signal.removeEventListener('abort', wake);
   }
 
   close(): void {
