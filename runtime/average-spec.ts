@@ -44,7 +44,7 @@ const named = (value: unknown): unknown => (typeof value === 'string' ? { kind: 
 
 /**
  * `clip`: what lies further away than `factor` times what is usual is drawn in, and who does what no honest peer does is banned;
- * `trimmed`, `median`: of each value the extremes are left out where five or more contributions meet, and bans as with `clip`;
+ * `trimmed`, `median`: of each value the extremes are left out where 5 to 16 contributions meet, else as with `clip`; bans as with `clip`;
  * `finite`: only what is malformed or not finite is refused; `none`: nothing is.
  */
 export const defenceSchema = z.preprocess(

@@ -19,6 +19,9 @@ export const storeSpecSchema = z.strictObject({
 });
 export type StoreSpec = z.infer<typeof storeSpecSchema>;
 
+/** Contributions, one's own among them, of which a trimmed mean can be taken. */
+export const MOST_TRIMMED = 16;
+
 /** Values of a packed list of units are counted in blocks. */
 export const BLOCK = 64;
 export const paddedTo = (count: number): number => Math.ceil(count / BLOCK) * BLOCK;
@@ -39,7 +42,7 @@ export interface Received {
   squaredNorm: number;
 }
 
-/** A unit moves to w + Σ coefficient · (part - w); with `trim` to the trimmed mean over itself and the parts, coefficients aside. */
+/** A unit moves to w + Σ coefficient · (part - w); with `trim` to the trimmed mean over itself and up to 15 parts, coefficients aside. */
 export interface StoreMix {
   unit: number;
   from: { part: number; coefficient: number }[];

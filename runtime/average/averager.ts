@@ -17,6 +17,7 @@ import { plannerOf } from './planners/index.ts';
 import { Pulls, Stopwatch, type PullsOptions } from './pulls.ts';
 import { Round, type UnitMix } from './round.ts';
 import { wireBytes } from './shelf.ts';
+import { trimOf } from './trim.ts';
 
 export interface AveragerOptions extends PullsOptions {
   uid: Uid;
@@ -40,8 +41,8 @@ export interface RoundOutcome {
 
 const OFFER_MS = 4_000;
 const NOTHING: RoundOutcome = { peers: [], units: 0, bytes: 0, busyMs: 0 };
-/** Contributions, the own one among them, from which on extremes may be left out. */
-const TRIM_FROM = 5;
+/** What is reckoned for a round trip: it only matters where next to nothing is pulled. */
+const RTT_MS = 100;
 
 export class Averager {
   readonly peers: Peers;
@@ -50,7 +51,7 @@ export class Averager {
   readonly #clipping: Clipping;
   readonly #wireBytes: number[];
   #rounds = 0;
-  /** One at a time: rounds, and what others bring. */
+  /** One round at a time. What others bring does not wait for it: two that bring each other something would wait for ever. */
   #turn: Promise<unknown> = Promise.resolve();
   #before: PeerId[] = [];
 
@@ -63,21 +64,25 @@ export class Averager {
     const isWatching = spec.defence.kind !== 'none' && spec.defence.kind !== 'finite';
     this.peers = new Peers({ uid, units: shelf.units.length, clipping: this.#clipping, labels, isWatching, emit, now });
     if (this.#planner.name === 'ad-psgd')
-      shelf.takeIn = (peer, request, tensors) => this.#inTurn(() => this.#takeIn(peer, request.units, tensors));
+      shelf.takeIn = (peer, request, tensors) => this.#takeIn(peer, request.units, tensors);
   }
 
   get isSynchronous(): boolean {
     return this.#planner.isSynchronous;
   }
 
-  /** Rounds that were done. */
-  get rounds(): number {
-    return this.#rounds;
-  }
-
-  /** One round with those of the replicas that can be reached. Never merges half a unit, and nothing where it is aborted. */
-  round(replicas: readonly Replica[], signal: AbortSignal): Promise<RoundOutcome> {
-    return this.#inTurn(() => this.#round(replicas, signal));
+  /**
+   * One round with those of the replicas that can be reached. Never merges half a unit, and nothing where it is aborted. `inStep`: the number
+   * of a round that all of them do together; what is pulled is then of that round everywhere.
+   */
+  round(replicas: readonly Replica[], signal: AbortSignal, inStep?: number): Promise<RoundOutcome> {
+    return this.#inTurn(async () => {
+      try {
+        return await this.#round(replicas, signal, inStep ?? (this.isSynchronous ? this.#rounds : undefined));
+      } finally {
+        this.peers.endRound([]);
+      }
+    });
   }
 
   /** Rounds beside training until aborted, further apart where they would take more than their share of the compute worker. */
@@ -106,16 +111,15 @@ export class Averager {
     }
   }
 
-  async #round(replicas: readonly Replica[], signal: AbortSignal): Promise<RoundOutcome> {
+  async #round(replicas: readonly Replica[], signal: AbortSignal, inStep: number | undefined): Promise<RoundOutcome> {
     const { spec, shelf, now, random, self, uid, run, learningRate, emit } = this.#options;
     const started = now();
-    const number = this.#rounds;
+    const number = inStep ?? this.#rounds;
     const busy = new Stopwatch(now);
     const neighbours = this.peers.admitted(replicas);
-    const isSynchronous = this.#planner.isSynchronous;
-    if (isSynchronous) await this.#untilOthersHave(neighbours, signal);
-    const snapshot = await busy.time(() => shelf.snapshot(undefined, isSynchronous ? number : undefined));
-    this.#rounds += 1;
+    if (this.isSynchronous) await this.#untilOthersHave(neighbours, signal);
+    const snapshot = await busy.time(() => shelf.snapshot(undefined, inStep));
+    this.#rounds = number + 1;
     this.#before = neighbours.map(({ peer }) => peer);
     if (neighbours.length === 0) return { ...NOTHING, busyMs: busy.ms };
     const whole = this.#wireBytes.reduce((sum, bytes) => sum + bytes, 0);
@@ -136,13 +140,13 @@ export class Averager {
       squaredNorm: snapshot.squaredNorm,
       clipping: this.#clipping,
       now: now(),
-      rttMs: () => 100,
+      rttMs: () => RTT_MS,
       patienceMs: spec.patienceMs,
-      ...(isSynchronous ? { leastMs: spec.patienceMs } : {}),
+      ...(inStep === undefined ? {} : { leastMs: spec.patienceMs }),
     });
     const pulls = new Pulls(this.#options, round, neighbours, busy, this.peers, {
       isExchange: plan.isExchange === true,
-      round: isSynchronous ? number : undefined,
+      round: inStep,
     });
     try {
       await pulls.all(signal);
@@ -216,12 +220,7 @@ export class Averager {
       unit,
       from: from.map(({ peer, coefficient }) => ({ part: pulls.partOf(peer, unit), coefficient })),
     };
-    const { defence } = this.#options.spec;
-    const contributions = from.length + 1;
-    if (contributions < TRIM_FROM) return mix;
-    const most = Math.floor((contributions - 1) / 2);
-    if (defence.kind === 'median') return { ...mix, trim: most };
-    return defence.kind === 'trimmed' ? { ...mix, trim: Math.min(defence.trim, most) } : mix;
+    return { ...mix, ...trimOf(this.#options.spec.defence, from.length + 1) };
   }
 
   /** Another replica's units, half and half, in exchange for ours. */
@@ -275,7 +274,7 @@ function radiusFactor({ defence }: AverageSpec): number {
       return defence.factor;
     case 'trimmed':
     case 'median':
-      return 2; // where too few meet to leave any out
+      return 2; // where too few meet to leave any out, or too many
     case 'finite':
     case 'none':
       return Infinity;

@@ -10,8 +10,8 @@ import type { PeerId, Uid } from '../wire/ids.ts';
 import type { Replica } from '../wire/messages.ts';
 import { dueAfter, lastExchanges, outerPlan, partnerOf, type OuterPlan } from './outer-schedule.ts';
 import { Peers } from './peers.ts';
-import { bytesOf, type PullsOptions } from './pulls.ts';
-import { PULL_BYTES } from './shelf.ts';
+import type { PullsOptions } from './pulls.ts';
+import { bytesOf, PULL_BYTES } from './shelf.ts';
 import { takeOver, type TakenOver } from './take-over.ts';
 import { Clipping } from './clipping.ts';
 

@@ -3,13 +3,12 @@ import { MeshError, toMeshError } from '../errors.ts';
 import type { AverageSpec } from '../average-spec.ts';
 import type { Compute } from '../compute.ts';
 import type { Ask } from '../mesh/ask.ts';
-import type { Tensors } from '../tensor.ts';
 import type { RunId } from '../wire/ids.ts';
 import type { Replica } from '../wire/messages.ts';
 import type { Told } from './judge.ts';
 import type { Peers } from './peers.ts';
 import type { Arrival, PullRequest, Round } from './round.ts';
-import { batched, type Shelf } from './shelf.ts';
+import { batched, bytesOf, type Shelf } from './shelf.ts';
 
 export interface PullsOptions {
   run: RunId;
@@ -53,6 +52,8 @@ export class Pulls {
   readonly #how: { isExchange: boolean; round: number | undefined };
   readonly #parts = new Map<string, number>();
   readonly #held: number[] = [];
+  /** Of the compute worker here, which no other peer makes up for. A peer's own troubles come with the same codes. */
+  #failure: MeshError | null = null;
 
   constructor(
     options: PullsOptions,
@@ -70,12 +71,13 @@ export class Pulls {
     this.#how = how;
   }
 
-  /** Until nothing is outstanding. */
+  /** Until nothing is outstanding, also where it rejects: what is being received then is held too, and can be dropped. */
   async all(signal: AbortSignal): Promise<void> {
     const { now } = this.#options;
     const started = now();
-    const lanes = (requests: readonly PullRequest[]): Promise<unknown> =>
-      Promise.all(requests.map(async (request) => lanes(await this.#one(request, signal))));
+    const lanes = async (requests: readonly PullRequest[]): Promise<void> => {
+      await allDone(requests.map(async (request) => lanes(await this.#one(request, signal))));
+    };
     await lanes(this.#round.start());
     this.#peers.bandwidth.recordTogether(this.bytes, (now() - started) / 1_000);
   }
@@ -101,7 +103,7 @@ export class Pulls {
     } catch (cause) {
       signal.throwIfAborted();
       const error = toMeshError(cause);
-      if (error.code === 'gpu-lost') throw error;
+      if (this.#failure) throw this.#failure;
       if (error.code === 'malformed')
         this.verdicts.push({ peer: request.peer, offence: 'malformed', detail: error.message });
       return this.#round.failed(request, now(), arrivals);
@@ -128,7 +130,13 @@ export class Pulls {
     // In step, most of the time is waiting for the round.
     if (this.#how.round === undefined) this.#peers.bandwidth.record(peer, bytes, (now() - started) / 1_000, now());
     this.bytes += bytes;
-    const { part, units: received } = await this.#busy.time(() => compute.receive(handle, { units, format }, tensors));
+    const { part, units: received } = await this.#busy
+      .time(() => compute.receive(handle, { units, format }, tensors))
+      .catch((cause: unknown) => {
+        const error = toMeshError(cause);
+        if (error.code !== 'malformed') this.#failure ??= error;
+        throw error;
+      });
     this.#held.push(part);
     units.forEach((unit, i) => {
       this.#parts.set(`${peer} ${unit}`, part);
@@ -150,5 +158,8 @@ const wrongCounters = (got: number, wanted: number): MeshError =>
     'Check that both replicas run the same version.',
   );
 
-export const bytesOf = (tensors: Tensors): number =>
-  [...tensors.values()].reduce((sum, { data }) => sum + data.byteLength, 0);
+/** Rejects with the first failure, but only when all have settled. */
+export async function allDone<T>(all: readonly Promise<T>[]): Promise<T[]> {
+  await Promise.allSettled(all);
+  return Promise.all(all);
+}

@@ -26,8 +26,9 @@ export interface ShelfOptions {
 
 /** Of one request: what is larger comes in several. */
 export const PULL_BYTES = 32 * 2 ** 20;
-/** Exchanges of low-communication training that are kept for whoever comes late. */
+/** Exchanges of low-communication training that are kept for whoever comes late: so many, and no more than the newest of so many bytes. */
 const KEPT_EXCHANGES = 64;
+const KEPT_BYTES = 256 * 2 ** 20;
 
 /** What unitsOf makes of a stage, for a store that is to be opened. */
 export const unitBytesOf = (parameterBytes: number, given?: number): number =>
@@ -75,8 +76,10 @@ export class Shelf {
   readonly #options: ShelfOptions;
   readonly #exchanges = new Map<number, Exchange>();
   readonly #exchangeGate = new Gate();
-  /** Of the newest synchronous round: units that each peer has been given. */
+  /** The newest synchronous round, and units of it that each peer has been given. */
+  #round = -1;
   readonly #given = new Map<PeerId, number>();
+  #first: Promise<Snapshot> | null = null;
   #latest: Snapshot | null = null;
   /** By unit, the last exchange that is in its slow weights, plus one. */
   readonly #inSlow: number[];
@@ -100,13 +103,21 @@ export class Shelf {
 
   /** Shows the weights as they are now. `round`: of a synchronous planner, which this opens for those who wait for it. */
   async snapshot(only?: readonly number[], round?: number): Promise<Snapshot> {
-    const snapshot = await this.#options.compute.snapshot(this.#options.handle, only);
-    this.#latest = snapshot;
+    const coming = this.#options.compute.snapshot(this.#options.handle, only);
+    this.#first ??= coming;
+    const snapshot = await coming;
+    if (snapshot.version > (this.#latest?.version ?? -1)) this.#latest = snapshot;
     if (round !== undefined) {
       this.#given.clear();
+      this.#round = round;
       this.gate.reach(round);
     }
     return snapshot;
+  }
+
+  /** What is shown; before anything is, the weights as they are. Shown again, an exchange under way would lose the steps since its own. */
+  async #shown(): Promise<Snapshot> {
+    return this.#latest ?? (await (this.#first ?? this.snapshot()));
   }
 
   /** Until all of these have been given everything of the newest round, which may then be written over. */
@@ -117,13 +128,18 @@ export class Shelf {
   /** Shows what is exchanged in exchange `round`. */
   show(round: number, exchange: Exchange): void {
     this.#exchanges.set(round, exchange);
-    for (const old of this.#exchanges.keys()) if (old <= round - KEPT_EXCHANGES) this.#exchanges.delete(old);
+    let bytes = 0;
+    for (const [old, { tensors }] of [...this.#exchanges].sort(([a], [b]) => b - a)) {
+      for (const one of tensors.values()) bytes += bytesOf(one);
+      if (old <= round - KEPT_EXCHANGES || (old < round && bytes > KEPT_BYTES)) this.#exchanges.delete(old);
+    }
     this.#exchangeGate.reach(round);
   }
 
   /** To be called in the turn in which it is asked of the compute worker: exchange `round` is in the slow weights of these units. */
   exchanged(units: readonly number[], round: number): void {
     for (const unit of units) this.#inSlow[unit] = round + 1;
+    this.#exchangeGate.tell();
   }
 
   /** The last exchange that is in the slow weights of a unit; −1: none. */
@@ -139,7 +155,7 @@ export class Shelf {
   async offer({ digest }: Request<'layers.offer'>): Promise<Answer<'layers.offer'>> {
     this.#expectDigest(digest);
     const { labels, degree, isDone, steps, times } = this.#options;
-    const { version, progress } = this.#latest ?? (await this.snapshot());
+    const { version, progress } = await this.#shown();
     return {
       body: {
         version,
@@ -159,14 +175,19 @@ export class Shelf {
     this.#expectDigest(digest);
     this.#expectFit(units);
     if (kind === 'outer' || (kind === 'slow' && round !== undefined)) return this.#exchanged(request, context);
-    if (round !== undefined) await context.idle(() => this.gate.until(round, context.signal));
-    if (!this.#latest) await this.snapshot();
+    if (round !== undefined)
+      await context.idle(() =>
+        kind === 'momentum'
+          ? this.#exchangeGate.when(() => units.every((unit) => this.lastExchange(unit) >= round), context.signal)
+          : this.gate.until(round, context.signal),
+      );
+    await this.#shown();
     const { compute, handle, steps } = this.#options;
     const at = steps();
     const exchanges = this.lastExchange(units[0] ?? 0) + 1;
     const served = await compute.serve(handle, { kind, units, format });
     if (tensors.size > 0) await this.#take(context.peer, units, format, tensors);
-    if (round !== undefined) {
+    if (round === this.#round) {
       this.#given.set(context.peer, (this.#given.get(context.peer) ?? 0) + units.length);
       this.gate.tell();
     }
@@ -182,15 +203,20 @@ export class Shelf {
     await context.idle(() => this.#exchangeGate.until(round, context.signal));
     const exchange = this.#exchanges.get(round);
     const tensors = exchange?.tensors.get(kind);
-    const isSame = exchange?.format === format && exchange.units.join() === units.join();
-    if (!tensors || (kind === 'outer' && !isSame))
+    if (!exchange || !tensors)
       throw new MeshError(
         'stale',
-        `Exchange ${round} is not here any more, or not as ${format} of these ${units.length} units.`,
-        'Go on with the exchange that is due; check that all replicas have the same configuration.',
+        `Exchange ${round} is not here any more.`,
+        'Nothing to do: take over the slow weights, and go on with the exchange that is due.',
+      );
+    if (exchange.units.join() !== units.join() || (kind === 'outer' && exchange.format !== format))
+      throw new MeshError(
+        'stage-shapes',
+        `Exchange ${round} is of ${exchange.units.length} units as ${exchange.format}, and ${units.length} were asked for as ${format}.`,
+        'Give all replicas the same average.outer and average.format.',
       );
     const { steps } = this.#options;
-    const before = exchange?.before ? { before: [...exchange.before] } : {};
+    const before = exchange.before ? { before: [...exchange.before] } : {};
     return {
       body: { version: this.#latest?.version ?? 0, steps: steps(), round, progress: [], ...before },
       tensors: copied(tensors),
@@ -237,6 +263,9 @@ export function batched(units: readonly number[], of: readonly Unit[]): number[]
   }
   return batches;
 }
+
+export const bytesOf = (tensors: Tensors): number =>
+  [...tensors.values()].reduce((sum, { data }) => sum + data.byteLength, 0);
 
 const copied = (tensors: Tensors): Map<string, Tensor> =>
   new Map([...tensors].map(([name, tensor]) => [name, { ...tensor, data: tensor.data.slice() }]));

@@ -3,15 +3,13 @@ import { MeshError } from '../errors.ts';
 import type { Borrowed, Slice } from '../gpu/buffers.ts';
 import type { Recorder } from '../gpu/gpu.ts';
 import { layerApply, layerMerge, trimmedMean } from '../gpu/layers.ts';
-import type { StoreMix } from '../layer-store.ts';
+import { MOST_TRIMMED, type StoreMix } from '../layer-store.ts';
 import { copyUnit, gather } from './packed.ts';
 import type { PackedUnits, UnitTable } from './unit-table.ts';
 import type { TensorSet } from './weights.ts';
 
 /** Contributions that one call of the merging kernel takes. */
 const PARTS = 4;
-/** Contributions that the trimming kernel takes, one's own among them. */
-export const MOST_TRIMMED = 16;
 
 /** What came from another replica, packed. */
 export interface Part {
