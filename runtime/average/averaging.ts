@@ -91,16 +91,20 @@ export class Averaging {
     this.outer = spec.outer ? new OuterExchange({ ...common, outer: spec.outer, seed: stage.seed }) : null;
   }
 
-  /** One round with these replicas, for whoever drives rounds; `round` counts those of the run. Resolves with the UIDs that were merged. */
+  /**
+   * One round with these replicas, for whoever drives rounds: all of them do round number `round` of the run. Resolves with the UIDs of those
+   * whose contributions are in the weights now.
+   */
   async round(replicas: readonly Replica[], round: number | undefined, signal: AbortSignal): Promise<string[]> {
     const limit = AbortSignal.any([signal, this.#stop.signal]);
-    if (!this.outer) return (await this.averager?.round(replicas, limit))?.peers ?? [];
+    if (!this.outer) return (await this.averager?.round(replicas, limit, round))?.peers ?? [];
     // A round is an exchange of every group: the driver counts no steps of ours.
     const groups = this.outer.plan.groups.length;
     const first = (round ?? 0) * groups;
     for (let group = 0; group < groups; group += 1) await this.outer.exchange(first + group, replicas, limit);
     await this.outer.settle();
-    return replicas.map((replica) => replica.uid);
+    const { outer } = this;
+    return [...new Set(outer.plan.groups.flatMap((_, group) => outer.mergedIn(group)))];
   }
 
   /** Nobody gets anything more. */

@@ -10,10 +10,11 @@ import type { PeerId, Uid } from '../wire/ids.ts';
 import type { Replica } from '../wire/messages.ts';
 import { dueAfter, lastExchanges, outerPlan, partnerOf, type OuterPlan } from './outer-schedule.ts';
 import { Peers } from './peers.ts';
-import type { PullsOptions } from './pulls.ts';
+import { allDone, type PullsOptions } from './pulls.ts';
 import { bytesOf, PULL_BYTES } from './shelf.ts';
 import { takeOver, type TakenOver } from './take-over.ts';
 import { Clipping } from './clipping.ts';
+import { trimOf } from './trim.ts';
 
 export interface OuterOptions extends PullsOptions {
   uid: Uid;
@@ -37,6 +38,9 @@ interface Contribution {
   bytes: number;
 }
 
+/** What came of a replica: `gone-on`: it no longer has what it showed in that exchange; null: nothing. */
+type Answer = Contribution | 'gone-on' | null;
+
 export class OuterExchange {
   readonly plan: OuterPlan;
   readonly peers: Peers;
@@ -45,6 +49,10 @@ export class OuterExchange {
   readonly #underWay = new Map<number, Promise<void>>();
   /** By group, whose contributions were in its last exchange. */
   readonly #merged = new Map<number, Uid[]>();
+  /** By group, the exchange that was the last in what was taken over. */
+  readonly #tookOver = new Map<number, number>();
+  /** Groups that are to be taken over, as soon as anybody can give them. */
+  readonly #behind = new Set<number>();
   #failure: MeshError | null = null;
 
   constructor(options: OuterOptions) {
@@ -65,7 +73,7 @@ export class OuterExchange {
     if (this.#failure) throw this.#failure;
   }
 
-  /** Exchange `round`, begun before this returns control; see `stepped` for when it resolves. */
+  /** Exchange `round`; begun when this resolves, and ended unless it is Streaming DiLoCo's. */
   async exchange(round: number, replicas: readonly Replica[], signal: AbortSignal): Promise<void> {
     const group = round % this.plan.groups.length;
     await this.#underWay.get(group);
@@ -100,6 +108,12 @@ export class OuterExchange {
   ): Promise<void> {
     const { compute, handle, shelf, spec, outer, uid, run, emit, now } = this.#options;
     const started = now();
+    const group = round % this.plan.groups.length;
+    if (shelf.lastExchange(units[0] ?? 0) >= round) {
+      // It is in what was taken over: this replica is so far behind that the others do without it.
+      await this.#follow(round, group, this.#partners(round, replicas), signal);
+      return;
+    }
     const isPair = outer.kind === 'noloco';
     const { format } = spec;
     // Asked for in one turn: no step of training comes between them.
@@ -109,17 +123,17 @@ export class OuterExchange {
       isPair ? compute.serve(handle, { kind: 'slow', units, format: SLOW_FORMAT }) : null,
     ]);
     const tensors = new Map([['outer', copied(gradient)], ...(slow ? [['slow', slow.tensors] as const] : [])]);
-    const group = round % this.plan.groups.length;
     shelf.show(round, { units, format, tensors, before: this.#merged.get(group) ?? null });
     const held: number[] = [];
     try {
       const own = await compute.receive(handle, { units, format }, gradient);
       held.push(own.part);
       const others = this.#partners(round, replicas);
-      const came = await Promise.all(others.map((replica) => this.#pull(replica, round, units, held, signal)));
+      const came = await allDone(others.map((replica) => this.#pull(replica, round, units, held, signal)));
       signal.throwIfAborted();
       // In the order of their UIDs everywhere: replicas that have the same contributions then compute the same bits.
-      const all = [{ uid, before: null, part: own.part, slow: null, bytes: 0 }, ...came.filter((one) => one !== null)];
+      const contributions = came.filter((one) => one !== null && one !== 'gone-on');
+      const all = [{ uid, before: null, part: own.part, slow: null, bytes: 0 }, ...contributions];
       all.sort((a, b) => (a.uid < b.uid ? -1 : 1));
       const partner = all.find((one) => one.slow !== null);
       const merging = all.map((one) => one.uid);
@@ -128,7 +142,7 @@ export class OuterExchange {
       await compute.outerStep(handle, {
         units: [...units],
         gradients: all.map(({ part }) => ({ part, coefficient: 1 / all.length })),
-        ...this.#trim(all.length),
+        ...trimOf(spec.defence, all.length),
         rate: outer.rate,
         momentum: outer.momentum,
         ...(outer.kind === 'noloco' && partner?.slow ? { partner: { part: partner.slow, pull: outer.pull } } : {}),
@@ -136,8 +150,8 @@ export class OuterExchange {
       const peers = merging.filter((one) => one !== uid);
       const bytes = all.reduce((sum, one) => sum + one.bytes, 0);
       emit({ kind: 'layers.merged', uid, run, round, peers, units: units.length, bytes, ms: now() - started });
-      this.peers.endRound(others.map(({ peer }) => peer));
-      await this.#rejoin(group, others, came, signal);
+      this.peers.endRound(others.flatMap(({ peer }, i) => (came[i] === null ? [] : [peer])));
+      await this.#rejoin(round, group, others, came, signal);
     } finally {
       await compute.drop(handle, held);
     }
@@ -148,27 +162,53 @@ export class OuterExchange {
    * theirs: it takes over those of one that did. NoLoCo's pairs draw together by themselves.
    */
   async #rejoin(
+    round: number,
     group: number,
     others: readonly Replica[],
-    came: readonly (Contribution | null)[],
+    came: readonly Answer[],
     signal: AbortSignal,
   ): Promise<void> {
-    const { uid, outer, emit, run } = this.#options;
-    const without = came.flatMap((one) => (one?.before && !one.before.includes(uid) ? [one.uid] : []));
-    if (outer.kind === 'noloco' || without.length * 2 <= others.length) return;
-    const from = others.find((replica) => replica.uid === without[0]);
-    if (!from) return;
-    const { steps } = await this.adopt(group, from, signal);
-    this.#merged.delete(group);
-    emit({ kind: 'worker.adopted', uid, run, from: from.uid, steps });
+    const { uid, outer } = this.#options;
+    // Who took over what the others had after that exchange was not in it either, and is where they are.
+    const isLevel = this.#tookOver.get(group) === round - this.plan.groups.length;
+    const without = others.filter((_, i) => {
+      const one = came[i];
+      return one === 'gone-on' || (one?.before && !one.before.includes(uid));
+    });
+    if (outer.kind === 'noloco') return;
+    if (!this.#behind.has(group) && (isLevel || without.length * 2 <= others.length)) return;
+    await this.#follow(round, group, without.length > 0 ? without : others, signal);
   }
 
-  /** Slow weights and momentum of a group from another replica: training goes on from them. */
-  async adopt(group: number, from: Replica, signal: AbortSignal): Promise<TakenOver> {
-    const units = this.plan.groups[group] ?? [];
-    const taken = await takeOver(this.#options, from, units, signal);
-    this.#options.shelf.exchanged(units, taken.round);
+  /** Takes a group over from the first that can give it with exchange `round` in it; from whoever can the next time, where nobody does. */
+  async #follow(round: number, group: number, others: readonly Replica[], signal: AbortSignal): Promise<void> {
+    const { uid, run, emit } = this.#options;
+    this.#behind.add(group);
+    for (const from of others) {
+      try {
+        const { steps } = await this.adopt(group, from, signal, round);
+        emit({ kind: 'worker.adopted', uid, run, from: from.uid, steps });
+        return;
+      } catch (cause) {
+        signal.throwIfAborted();
+        const { message } = toMeshError(cause);
+        emit({ kind: 'log', level: 'warn', message: `${uid} is behind, and ${from.uid} gave nothing: ${message}` });
+      }
+    }
+  }
+
+  /** Slow weights and momentum of a group from another replica, with exchange `least` in them: training goes on from them. */
+  async adopt(group: number, from: Replica, signal: AbortSignal, least = -1): Promise<TakenOver> {
+    const taken = await takeOver(this.#options, from, this.plan.groups[group] ?? [], least, signal);
+    this.#tookOver.set(group, taken.round);
+    this.#merged.delete(group);
+    this.#behind.delete(group);
     return taken;
+  }
+
+  /** Whose contributions were in the last exchange of a group. */
+  mergedIn(group: number): readonly Uid[] {
+    return this.#merged.get(group) ?? [];
   }
 
   #partners(round: number, replicas: readonly Replica[]): Replica[] {
@@ -179,49 +219,44 @@ export class OuterExchange {
     return admitted.filter((replica) => replica.uid === partner);
   }
 
-  /** Null where it does not answer in time, or with what is none: the others go on without it. */
+  /** What does not come in time, or is none, the others go on without. */
   async #pull(
     replica: Replica,
     round: number,
     units: readonly number[],
     held: number[],
     signal: AbortSignal,
-  ): Promise<Contribution | null> {
+  ): Promise<Answer> {
     const { ask, run, shelf, spec, compute, handle, outer, emit, uid } = this.#options;
     const { format, patienceMs } = spec;
     const body = { uid: replica.uid, run, digest: shelf.digest, units: [...units], round };
-    try {
+    // Its own troubles and ours come with the same codes.
+    let isTheirs = true;
+    const pulled = async (kind: 'outer' | 'slow', as: LayerFormat): Promise<Omit<Contribution, 'uid' | 'slow'>> => {
+      isTheirs = true;
       const options = { signal, deadlineMs: patienceMs };
-      const { tensors, body: reply } = await ask(replica, 'layers.pull', { ...body, kind: 'outer', format }, options);
-      const before = reply.before ?? null;
-      let bytes = bytesOf(tensors);
-      const { part, units: received } = await compute.receive(handle, { units, format }, tensors);
+      const { tensors, body: reply } = await ask(replica, 'layers.pull', { ...body, kind, format: as }, options);
+      isTheirs = false;
+      const bytes = bytesOf(tensors);
+      const { part, units: received } = await compute.receive(handle, { units, format: as }, tensors);
       held.push(part);
       if (received.some(({ isFinite }) => !isFinite)) throw notFinite();
-      if (outer.kind !== 'noloco') return { uid: replica.uid, before, part, slow: null, bytes };
-      const slow = await ask(replica, 'layers.pull', { ...body, kind: 'slow', format: SLOW_FORMAT }, options);
-      bytes += bytesOf(slow.tensors);
-      const theirs = await compute.receive(handle, { units, format: SLOW_FORMAT }, slow.tensors);
-      held.push(theirs.part);
-      if (theirs.units.some(({ isFinite }) => !isFinite)) throw notFinite();
-      return { uid: replica.uid, before, part, slow: theirs.part, bytes };
+      return { part, bytes, before: reply.before ?? null };
+    };
+    try {
+      const gradient = await pulled('outer', format);
+      if (outer.kind !== 'noloco') return { ...gradient, uid: replica.uid, slow: null };
+      const slow = await pulled('slow', SLOW_FORMAT);
+      return { ...gradient, uid: replica.uid, slow: slow.part, bytes: gradient.bytes + slow.bytes };
     } catch (cause) {
       signal.throwIfAborted();
       const error = toMeshError(cause);
-      if (error.code === 'gpu-lost') throw error;
       const offence = error.code === 'malformed' || error.code === 'not-finite' ? error.code : null;
+      if (!isTheirs && !offence) throw error;
       if (offence) this.peers.strike([{ peer: replica.peer, offence, detail: error.message }], round);
       else emit({ kind: 'log', level: 'warn', message: `${uid}: exchange ${round} goes on without ${replica.uid}: ${error.message}` }); // prettier-ignore
-      return null;
+      return error.code === 'stale' ? 'gone-on' : null;
     }
-  }
-
-  #trim(contributions: number): { trim?: number } {
-    const { defence } = this.#options.spec;
-    if (contributions < 5 || contributions > 16) return {};
-    const most = Math.floor((contributions - 1) / 2);
-    if (defence.kind === 'median') return { trim: most };
-    return defence.kind === 'trimmed' ? { trim: Math.min(defence.trim, most) } : {};
   }
 }
 

@@ -2,7 +2,7 @@
 import type { Averaging } from '../average/averaging.ts';
 import type { OuterExchange } from '../average/outer-exchange.ts';
 import { nextExchange } from '../average/outer-schedule.ts';
-import { batched } from '../average/shelf.ts';
+import { takeWeights } from '../average/take-over.ts';
 import type { Compute } from '../compute.ts';
 import { toMeshError } from '../errors.ts';
 import type { Emit } from '../events.ts';
@@ -21,7 +21,6 @@ export interface CatchUpOptions {
 }
 
 const OFFER_MS = 5_000;
-const PULL_MS = 120_000;
 
 /** Resolves with whose model was taken over; null where nobody is ahead. All of it is taken over, or nothing. */
 export async function catchUp(options: CatchUpOptions): Promise<{ from: string; steps: number } | null> {
@@ -30,7 +29,7 @@ export async function catchUp(options: CatchUpOptions): Promise<{ from: string; 
     try {
       const steps = averaging.outer
         ? await joinExchanges(options, averaging.outer, replica)
-        : await takeWeights(options, replica);
+        : await beginWith(options, replica);
       return { from: replica.uid, steps };
     } catch (cause) {
       signal.throwIfAborted();
@@ -62,23 +61,10 @@ async function furthest({ run, averaging, replicas, ask, signal }: CatchUpOption
     .map(({ replica }) => replica);
 }
 
-async function takeWeights(
-  { run, averaging, ask, compute, signal }: CatchUpOptions,
-  replica: Replica,
-): Promise<number> {
-  const { shelf } = averaging;
-  const every = shelf.units.map((_, unit) => unit);
-  const pulled = [];
-  let steps = 0;
-  for (const units of batched(every, shelf.units)) {
-    const what = { kind: 'weights' as const, units, format: 'f32' as const };
-    const body = { uid: replica.uid, run: run.run, digest: shelf.digest, ...what };
-    const answer = await ask(replica, 'layers.pull', body, { signal, deadlineMs: PULL_MS });
-    steps = answer.body.steps;
-    pulled.push({ units, tensors: answer.tensors });
-  }
-  for (const { units, tensors } of pulled) await compute.load(run.handle, { kind: 'weights', units }, tensors);
-  if (averaging.averager?.isSynchronous === true) run.jump(steps);
+async function beginWith({ run, averaging, ask, compute, signal }: CatchUpOptions, replica: Replica): Promise<number> {
+  const { shelf, averager } = averaging;
+  const { steps } = await takeWeights({ ask, run: run.run, shelf, compute, handle: run.handle }, replica, signal);
+  if (averager?.isSynchronous === true) run.jump(steps);
   return steps;
 }
 

@@ -219,8 +219,8 @@ export const messages = {
   },
   /**
    * Units of what a replica shows (`outer`: of the outer gradient of an exchange), packed one after the other as tensor `data` and, of int8
-   * and int4, `scale`: see layer-store.ts. With `round`, those of that round or exchange; the reply waits until there are any. Tensors in
-   * the request are the asker's own units, which the replica merges half and half with those that it gives.
+   * and int4, `scale`: see layer-store.ts. With `round`, those of that round or exchange, `momentum` of that one or a later; the reply waits
+   * until there are any. Tensors in the request are the asker's own units, which the replica merges half and half with those that it gives.
    */
   'layers.pull': {
     request: z.strictObject({
