@@ -44,7 +44,10 @@ export class LocalTraining {
     this.#rate = schedule ? rateOf(schedule, optimizer.lr, options.steps) : null;
   }
 
-  /** Step number `step`, counted from 0. Everything is asked of the compute worker before this returns its promise. */
+  /**
+   * Step number `step`, counted from 0. Everything is asked of the compute worker before this returns its promise; with `clip` not, because a
+   * step waits for its norm, and the next one, or a look at the weights, must wait for the step.
+   */
   step(step: number): Promise<LocalStep> {
     const { compute, handle, config, train } = this.#options;
     const rows = this.#rowsOf(step);

@@ -193,10 +193,11 @@ class Worker {
         next.catch(() => undefined); // it is waited for below
         await finish();
         last = next;
+        if (config.clip !== undefined) await finish();
         run.step = step + 1;
         if (outer) await outer.stepped(step + 1, peers, this.#signal);
         else if (averager?.isSynchronous && (step + 1) % config.average.steps === 0)
-          await averager.round(peers(), this.#signal);
+          await averager.round(peers(), this.#signal, (step + 1) / config.average.steps - 1);
         if ((step + 1) % evalEvery === 0 && step + 1 < this.#total) {
           await finish();
           this.#figures.pause();
