@@ -14,6 +14,7 @@ import { allDone, type PullsOptions } from './pulls.ts';
 import { bytesOf, PULL_BYTES } from './shelf.ts';
 import { takeOver, type TakenOver } from './take-over.ts';
 import { Clipping } from './clipping.ts';
+import { standingAfter, whomToFollow, type Standing } from './standing.ts';
 import { trimOf } from './trim.ts';
 
 export interface OuterOptions extends PullsOptions {
@@ -30,8 +31,7 @@ const SLOW_FORMAT: LayerFormat = 'f16';
 
 interface Contribution {
   uid: Uid;
-  /** Whose contributions it had in the last exchange of the group. */
-  before: readonly Uid[] | null;
+  before: Standing | null;
   part: number;
   /** Slow weights, where they are exchanged. */
   slow: number | null;
@@ -47,10 +47,6 @@ export class OuterExchange {
   readonly #options: OuterOptions;
   /** By group. */
   readonly #underWay = new Map<number, Promise<void>>();
-  /** By group, whose contributions were in its last exchange. */
-  readonly #merged = new Map<number, Uid[]>();
-  /** By group, the exchange that was the last in what was taken over. */
-  readonly #tookOver = new Map<number, number>();
   /** Groups that are to be taken over, as soon as anybody can give them. */
   readonly #behind = new Set<number>();
   #failure: MeshError | null = null;
@@ -109,11 +105,9 @@ export class OuterExchange {
     const { compute, handle, shelf, spec, outer, uid, run, emit, now } = this.#options;
     const started = now();
     const group = round % this.plan.groups.length;
-    if (shelf.lastExchange(units[0] ?? 0) >= round) {
-      // It is in what was taken over: this replica is so far behind that the others do without it.
-      await this.#follow(round, group, this.#partners(round, replicas), signal);
-      return;
-    }
+    const others = this.#partners(round, replicas);
+    // It is in what was taken over: this replica is so far behind that the others do without it.
+    if (shelf.lastExchange(units[0] ?? 0) >= round) return this.#follow(round, group, others, signal);
     const isPair = outer.kind === 'noloco';
     const { format } = spec;
     // Asked for in one turn: no step of training comes between them.
@@ -123,12 +117,12 @@ export class OuterExchange {
       isPair ? compute.serve(handle, { kind: 'slow', units, format: SLOW_FORMAT }) : null,
     ]);
     const tensors = new Map([['outer', copied(gradient)], ...(slow ? [['slow', slow.tensors] as const] : [])]);
-    shelf.show(round, { units, format, tensors, before: this.#merged.get(group) ?? null });
+    const before = shelf.standing(units[0] ?? 0);
+    shelf.show(round, { units, format, tensors, before });
     const held: number[] = [];
     try {
       const own = await compute.receive(handle, { units, format }, gradient);
       held.push(own.part);
-      const others = this.#partners(round, replicas);
       const came = await allDone(others.map((replica) => this.#pull(replica, round, units, held, signal)));
       signal.throwIfAborted();
       // In the order of their UIDs everywhere: replicas that have the same contributions then compute the same bits.
@@ -137,8 +131,7 @@ export class OuterExchange {
       all.sort((a, b) => (a.uid < b.uid ? -1 : 1));
       const partner = all.find((one) => one.slow !== null);
       const merging = all.map((one) => one.uid);
-      this.#merged.set(group, merging);
-      shelf.exchanged(units, round);
+      shelf.exchanged(units, round, standingAfter(before, merging));
       await compute.outerStep(handle, {
         units: [...units],
         gradients: all.map(({ part }) => ({ part, coefficient: 1 / all.length })),
@@ -151,33 +144,32 @@ export class OuterExchange {
       const bytes = all.reduce((sum, one) => sum + one.bytes, 0);
       emit({ kind: 'layers.merged', uid, run, round, peers, units: units.length, bytes, ms: now() - started });
       this.peers.endRound(others.flatMap(({ peer }, i) => (came[i] === null ? [] : [peer])));
-      await this.#rejoin(round, group, others, came, signal);
+      await this.#keepLevel(round, group, before, others, came, signal);
     } finally {
       await compute.drop(handle, held);
     }
   }
 
-  /**
-   * Where most of the others went on without this replica in the last exchange (it was asleep, or too slow), its slow weights are no longer
-   * theirs: it takes over those of one that did. NoLoCo's pairs draw together by themselves.
-   */
-  async #rejoin(
+  /** Takes a group over from one who stands where most do, where this replica does not. NoLoCo's pairs draw together by themselves. */
+  async #keepLevel(
     round: number,
     group: number,
+    own: Standing | null,
     others: readonly Replica[],
     came: readonly Answer[],
     signal: AbortSignal,
   ): Promise<void> {
     const { uid, outer } = this.#options;
-    // Who took over what the others had after that exchange was not in it either, and is where they are.
-    const isLevel = this.#tookOver.get(group) === round - this.plan.groups.length;
-    const without = others.filter((_, i) => {
-      const one = came[i];
-      return one === 'gone-on' || (one?.before && !one.before.includes(uid));
-    });
     if (outer.kind === 'noloco') return;
-    if (!this.#behind.has(group) && (isLevel || without.length * 2 <= others.length)) return;
-    await this.#follow(round, group, without.length > 0 ? without : others, signal);
+    const told = others.flatMap((replica, i) => {
+      const one = came[i];
+      const standing = one === 'gone-on' ? one : (one?.before ?? null);
+      return standing ? [[replica.uid, standing] as const] : [];
+    });
+    const leading = whomToFollow(uid, own, new Map(told));
+    const from = leading.flatMap((leader) => others.find((replica) => replica.uid === leader) ?? []);
+    if (from.length > 0) await this.#follow(round, group, from, signal);
+    else if (this.#behind.has(group)) await this.#follow(round, group, others, signal);
   }
 
   /** Takes a group over from the first that can give it with exchange `round` in it; from whoever can the next time, where nobody does. */
@@ -200,15 +192,13 @@ export class OuterExchange {
   /** Slow weights and momentum of a group from another replica, with exchange `least` in them: training goes on from them. */
   async adopt(group: number, from: Replica, signal: AbortSignal, least = -1): Promise<TakenOver> {
     const taken = await takeOver(this.#options, from, this.plan.groups[group] ?? [], least, signal);
-    this.#tookOver.set(group, taken.round);
-    this.#merged.delete(group);
     this.#behind.delete(group);
     return taken;
   }
 
   /** Whose contributions were in the last exchange of a group. */
   mergedIn(group: number): readonly Uid[] {
-    return this.#merged.get(group) ?? [];
+    return this.#options.shelf.standing(this.plan.groups[group]?.[0] ?? 0)?.merged ?? [];
   }
 
   #partners(round: number, replicas: readonly Replica[]): Replica[] {

@@ -5,9 +5,10 @@ import { BLOCK, paddedTo, type LayerFormat, type Snapshot } from '../layer-store
 import { defaultUnitBytes, unitsDigest, unitsOf, type Unit } from '../model/units.ts';
 import type { Tensor, Tensors } from '../tensor.ts';
 import type { Answer, Context } from '../wire/channel.ts';
-import type { PeerId, Uid } from '../wire/ids.ts';
+import type { PeerId } from '../wire/ids.ts';
 import type { Request, Times } from '../wire/messages.ts';
 import { Gate } from './gate.ts';
+import type { Standing } from './standing.ts';
 
 export interface ShelfOptions {
   compute: Compute;
@@ -65,8 +66,8 @@ interface Exchange {
   format: LayerFormat;
   /** By kind: what `serve` gave. */
   tensors: ReadonlyMap<string, Tensors>;
-  /** Whose contributions were in the last exchange of these units; null: there was none. */
-  before: readonly Uid[] | null;
+  /** What the last exchange of these units had made of the slow weights; null: there was none. */
+  before: Standing | null;
 }
 
 export class Shelf {
@@ -81,8 +82,9 @@ export class Shelf {
   readonly #given = new Map<PeerId, number>();
   #first: Promise<Snapshot> | null = null;
   #latest: Snapshot | null = null;
-  /** By unit, the last exchange that is in its slow weights, plus one. */
+  /** By unit, the last exchange that is in its slow weights, plus one; and what it made of them. */
   readonly #inSlow: number[];
+  readonly #standings = new Map<number, Standing | null>();
   #takeIn: TakeIn | null = null;
 
   constructor(options: ShelfOptions) {
@@ -137,14 +139,21 @@ export class Shelf {
   }
 
   /** To be called in the turn in which it is asked of the compute worker: exchange `round` is in the slow weights of these units. */
-  exchanged(units: readonly number[], round: number): void {
-    for (const unit of units) this.#inSlow[unit] = round + 1;
+  exchanged(units: readonly number[], round: number, standing: Standing | null): void {
+    for (const unit of units) {
+      this.#inSlow[unit] = round + 1;
+      this.#standings.set(unit, standing);
+    }
     this.#exchangeGate.tell();
   }
 
   /** The last exchange that is in the slow weights of a unit; −1: none. */
   lastExchange(unit: number): number {
     return (this.#inSlow[unit] ?? 0) - 1;
+  }
+
+  standing(unit: number): Standing | null {
+    return this.#standings.get(unit) ?? null;
   }
 
   close(reason: string): void {
@@ -185,6 +194,7 @@ export class Shelf {
     const { compute, handle, steps } = this.#options;
     const at = steps();
     const exchanges = this.lastExchange(units[0] ?? 0) + 1;
+    const standing = kind === 'weights' ? null : this.standing(units[0] ?? 0);
     const served = await compute.serve(handle, { kind, units, format });
     if (tensors.size > 0) await this.#take(context.peer, units, format, tensors);
     if (round === this.#round) {
@@ -193,7 +203,10 @@ export class Shelf {
     }
     const counted = kind === 'weights' ? Math.max(0, this.gate.reached) : exchanges;
     return {
-      body: { version: served.version, steps: at, round: counted, progress: served.progress },
+      body: {
+        ...{ version: served.version, steps: at, round: counted, progress: served.progress },
+        ...(standing ? { before: standing } : {}),
+      },
       tensors: served.tensors,
     };
   }
@@ -216,7 +229,7 @@ export class Shelf {
         'Give all replicas the same average.outer and average.format.',
       );
     const { steps } = this.#options;
-    const before = exchange.before ? { before: [...exchange.before] } : {};
+    const before = exchange.before ? { before: exchange.before } : {};
     return {
       body: { version: this.#latest?.version ?? 0, steps: steps(), round, progress: [], ...before },
       tensors: copied(tensors),

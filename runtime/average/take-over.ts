@@ -3,7 +3,7 @@
 import { MeshError } from '../errors.ts';
 import { paddedTo } from '../layer-store.ts';
 import { f32Of, type Tensors } from '../tensor.ts';
-import type { Replica } from '../wire/messages.ts';
+import type { Replica, Reply } from '../wire/messages.ts';
 import type { PullsOptions } from './pulls.ts';
 import { batched, type Shelf } from './shelf.ts';
 
@@ -17,6 +17,13 @@ export interface TakenOver {
   round: number;
   /** Local steps that the other replica had taken. */
   steps: number;
+}
+
+interface Pulled {
+  kind: Kind;
+  units: number[];
+  tensors: Tensors;
+  reply: Reply<'layers.pull'>;
 }
 
 /** Its shown weights, of one moment or nearly so. Rejects before anything is changed where they are no weights of these units. */
@@ -33,7 +40,7 @@ export async function takeWeights(
   ))
     answers.push(await pulled(options, replica, 'weights', units, undefined, signal));
   await Promise.all(answers.map(({ units, tensors }) => compute.load(handle, { kind: 'weights', units }, tensors)));
-  return { steps: answers.at(-1)?.steps ?? 0 };
+  return { steps: answers.at(-1)?.reply.steps ?? 0 };
 }
 
 /**
@@ -57,15 +64,15 @@ export async function takeOver(
         );
     const [first] = answers;
     // An exchange came between: they are not of one moment.
-    if (!first || answers.some(({ round }) => round !== first.round)) continue;
-    const round = first.round - 1;
+    if (!first || answers.some(({ reply }) => reply.round !== first.reply.round)) continue;
+    const round = first.reply.round - 1;
     // Asked of the compute worker in one turn: nobody is given slow weights of one exchange and momentum of another.
     const loads = answers.map(({ kind, units: batch, tensors }) =>
       compute.load(handle, { kind: kind === 'slow' ? 'weights' : kind, units: batch }, tensors),
     );
-    shelf.exchanged(units, round);
+    shelf.exchanged(units, round, first.reply.before ?? null);
     await Promise.all(loads);
-    return { round, steps: answers.at(-1)?.steps ?? 0 };
+    return { round, steps: answers.at(-1)?.reply.steps ?? 0 };
   }
   throw new MeshError(
     'stale',
@@ -83,12 +90,12 @@ async function pulled(
   units: number[],
   round: number | undefined,
   signal: AbortSignal,
-): Promise<{ kind: Kind; units: number[]; tensors: Tensors; round: number; steps: number }> {
+): Promise<Pulled> {
   const what = { kind, units, format: 'f32' as const, ...(round === undefined ? {} : { round }) };
   const body = { uid: replica.uid, run, digest: shelf.digest, ...what };
   const { body: reply, tensors } = await ask(replica, 'layers.pull', body, { signal, deadlineMs: PULL_MS });
   expectUnits(shelf, units, tensors);
-  return { kind, units, tensors, round: reply.round, steps: reply.steps };
+  return { kind, units, tensors, reply };
 }
 
 /** Throws `malformed` or `not-finite`. The compute worker looks too, but not before what came first has been written. */

@@ -233,14 +233,15 @@ export const messages = {
     }),
     /**
      * `progress`: of these units, as it was when their weights were those that come. Of slow weights and momentum, `round` is how many exchanges
-     * are in them. `before`: of an exchange, whose contributions the replica had in the last one of these units.
+     * are in them. `before`: of an exchange, what the last one of these units had made of the replica's slow weights; of those, the same of
+     * them as they come (average/standing.ts).
      */
     reply: z.strictObject({
       version: count,
       steps: count,
       round: count,
       progress: z.array(figure).max(65_536),
-      before: z.array(uidSchema).max(256).optional(),
+      before: z.strictObject({ merged: z.array(uidSchema).max(256), lineage: z.string().max(16) }).optional(),
     }),
   },
   'stage.close': { request: z.strictObject({ ...at }), reply: z.strictObject({}) },

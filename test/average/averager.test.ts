@@ -83,6 +83,24 @@ test('a round that is aborted in the middle merges nothing, and gives everything
   }
 });
 
+test('what is being received when a round is aborted is given back too', async (t) => {
+  const stop = new AbortController();
+  const receive: typeof compute.receive = (...args) => {
+    stop.abort(new Error('enough'));
+    return compute.receive(...args);
+  };
+  const replicas = await Replicas.open({ ...compute, receive }, 3, { planner: 'appg' }, 1);
+  t.after(() => replicas.close());
+  const used = await replicas.usedBytes();
+  let pulls = 0;
+  replicas.before = ({ kind }) =>
+    kind === 'layers.pull' && (pulls += 1) === 2 ? new Promise(() => {}) : Promise.resolve();
+  await assert.rejects(round(replicas, 0, stop.signal), /enough/);
+  await compute.discard(replicas.at(0).handle, { keys: [] });
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.equal(await replicas.usedBytes(), used);
+});
+
 /** Which of the peers a unit is the mean of, the own weights among them; fails where it is nothing of the kind, as half a unit would be. */
 function mergedOf(after: number[] | undefined, before: number[][][], unit: number, own = 0): number[] {
   const others = before.map((_, i) => i).filter((i) => i !== own);

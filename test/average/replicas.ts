@@ -52,7 +52,7 @@ export class Replicas {
 
   constructor(compute: Compute, average: object) {
     this.compute = compute;
-    this.#average = averageSpecSchema.parse({ unitBytes: UNIT_BYTES, patienceMs: 2_000, ...average });
+    this.#average = averageSpecSchema.parse({ unitBytes: UNIT_BYTES, patienceMs: 10_000, ...average });
   }
 
   /** `count` of them with the same first weights; `trained`: each has taken that many steps of its own since. */
@@ -79,7 +79,7 @@ export class Replicas {
       replica: { uid, peer, addresses: [] },
       averaging: new Averaging({
         ...{ uid, self: peer, run: RUN, stage, info, handle, spec: this.#average, compute: this.compute },
-        ...{ ask: this.#askAs(uid), emit: (event) => void events.push(event), own },
+        ...{ ask: this.askAs(uid), emit: (event) => void events.push(event), own },
         steps: () => one.steps,
         now: () => this.now(),
       }),
@@ -152,7 +152,8 @@ export class Replicas {
     }
   }
 
-  #askAs(from: Uid): Ask {
+  /** As that replica asks. */
+  askAs(from: Uid): Ask {
     const ask = async (
       to: Replica,
       kind: MessageKind,
