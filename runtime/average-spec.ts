@@ -107,7 +107,7 @@ export const averageSpecSchema = z
       .max(2 ** 25)
       .optional(),
     defence: defenceSchema.default({ kind: 'clip', factor: 2 }),
-    /** Averaging may take this share of the compute worker's time; rounds are further apart where they would take more. */
+    /** Averaging may take this share of training's time; rounds are further apart where they would take more. */
     share: z.number().positive().max(1).default(0.04),
     /** How long a synchronous round or an outer exchange waits for peers. */
     patienceMs: z.int().min(100).max(600_000).default(15_000),

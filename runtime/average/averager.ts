@@ -35,10 +35,12 @@ export interface RoundOutcome {
   peers: string[];
   units: number;
   bytes: number;
-  /** Waited for the compute worker. */
+  /** Taken from training: waited for the compute worker, and what receiving cost. */
   busyMs: number;
 }
 
+/** What a received byte costs this machine's processors, both threads together, counted as time away from training. */
+const BYTES_PER_MS = 100_000;
 const OFFER_MS = 4_000;
 const NOTHING: RoundOutcome = { peers: [], units: 0, bytes: 0, busyMs: 0 };
 /** What is reckoned for a round trip: it only matters where next to nothing is pulled. */
@@ -85,7 +87,7 @@ export class Averager {
     });
   }
 
-  /** Rounds beside training until aborted, further apart where they would take more than their share of the compute worker. */
+  /** Rounds beside training until aborted, further apart where they would take more than their share of the machine. */
   async run(
     replicas: () => readonly Replica[],
     signal: AbortSignal,
@@ -159,7 +161,8 @@ export class Averager {
       const tookPart = [...new Set(mixes.flatMap(({ from }) => from.map(({ peer }) => peer as PeerId)))];
       this.peers.endRound(tookPart);
       const peers = tookPart.map((peer) => this.peers.uidOf(peer));
-      const outcome = { peers, units: mixes.length, bytes: pulls.bytes, busyMs: busy.ms };
+      const busyMs = busy.ms + pulls.bytes / BYTES_PER_MS;
+      const outcome = { peers, units: mixes.length, bytes: pulls.bytes, busyMs };
       if (mixes.length > 0)
         emit({ kind: 'layers.merged', uid, run, round: number, ...counts(outcome), ms: now() - started });
       return outcome;

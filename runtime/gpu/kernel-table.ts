@@ -200,6 +200,7 @@ export const kernelTable = {
   'to-half': { outputs: 1, inputs: 1, sizes: { count: 'u32' }, workgroup: 64, variants: formats },
   'from-half': { outputs: 1, inputs: 1, sizes: { count: 'u32' }, workgroup: 64, variants: formats },
   'layer-distance': { outputs: 1, inputs: 3, sizes: itemSizes, workgroup: 64, variants: plain },
+  'layer-distance-vec4': { outputs: 1, inputs: 3, sizes: itemSizes, workgroup: 64, variants: plain },
   'layer-merge': { outputs: 2, inputs: 5, sizes: itemSizes, workgroup: 64, variants: plain },
   'layer-apply': { outputs: 2, inputs: 2, sizes: itemSizes, workgroup: 64, variants: plain },
   'outer-step': {

@@ -4,12 +4,17 @@ import { BLOCK } from '../layer-store.ts';
 import type { Slice } from './buffers.ts';
 import type { Recorder } from './gpu.ts';
 import type { TableUse } from './kernel-table.ts';
-import { use, workgroups } from './ops.ts';
+import { fours, use, workgroups } from './ops.ts';
 
 /** Elements of an item: enough to be worth a workgroup, few enough that there are many. */
 export const ITEM = 4096;
 
-export const layerUses: readonly TableUse[] = [use('layer-distance'), use('layer-merge'), use('layer-apply')];
+export const layerUses: readonly TableUse[] = [
+  use('layer-distance'),
+  use('layer-distance-vec4'),
+  use('layer-merge'),
+  use('layer-apply'),
+];
 export const trimUses: readonly TableUse[] = [use('trimmed-mean')];
 export const outerUses: readonly TableUse[] = [use('outer-step', { PAIR: false }), use('outer-step', { PAIR: true })];
 export const blockUses: readonly TableUse[] = ([8, 4] as const).flatMap((BITS) => [
@@ -17,9 +22,18 @@ export const blockUses: readonly TableUse[] = ([8, 4] as const).flatMap((BITS) =
   use('block-dequantise', { BITS }),
 ]);
 
-/** sums (items, 4 u32) of a, b and table (items, 4 u32): see the kernel. */
-export function layerDistance(recorder: Recorder, sums: Slice, a: Slice, b: Slice, table: Slice, items: number): void {
-  recorder.dispatch('layer-distance', {}, [sums, a, b, table], { items }, items);
+/** sums (items, 4 u32) of a, b and table (items, 4 u32): see the kernel. `isAligned`: all items begin at multiples of 4. */
+export function layerDistance(
+  recorder: Recorder,
+  sums: Slice,
+  a: Slice,
+  b: Slice,
+  table: Slice,
+  items: number,
+  isAligned = false,
+): void {
+  if (isAligned) recorder.dispatch('layer-distance-vec4', {}, [sums, fours(a), fours(b), table], { items }, items);
+  else recorder.dispatch('layer-distance', {}, [sums, a, b, table], { items }, items);
 }
 
 /** live and shown move towards up to four parts, as the table (items, 12 u32) says. */

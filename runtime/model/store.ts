@@ -82,14 +82,14 @@ export class ParameterStore {
     const units = this.#table.packed(only ?? this.#table.every).units;
     const live = this.#state.weights;
     const reading = this.#record((recorder, borrowed) => {
-      const tables = this.#table.tables(units, ({ start, count }) => [start, start, count, 0]);
+      const tables = this.#table.compared(units, ({ start, count }) => [start, start, count, 0]);
       const sums = tables.map(({ items }) => borrowed.take(items * 16));
       const slices = tables.map(({ table }) => upload(recorder, borrowed, table));
       const [at, to] = [live.windows(), this.#shown.windows()];
-      tables.forEach(({ window, items }, i) => {
+      tables.forEach(({ window, items, isAligned }, i) => {
         const [sum, table, a, b] = [sums[i], slices[i], at[window]?.slice, to[window]?.slice];
         if (!sum || !table || !a || !b) return;
-        layerDistance(recorder, sum, a, b, table, items);
+        layerDistance(recorder, sum, a, b, table, items, isAligned);
         recorder.read(sum);
       });
       if (only) for (const unit of units) this.#copyUnits(recorder, unit, live, this.#shown);
@@ -131,7 +131,7 @@ export class ParameterStore {
     const slice = this.#gpu.pool.take(packed.count * 4);
     try {
       const reading = this.#record((recorder, borrowed) => {
-        const tables = this.#table.tables(units, ({ start, count, at }, _, place) => [
+        const tables = this.#table.compared(units, ({ start, count, at }, _, place) => [
           (packed.starts[place] ?? 0) + at,
           start,
           count,
@@ -140,11 +140,11 @@ export class ParameterStore {
         const slices = tables.map(({ table }) => upload(recorder, borrowed, table));
         decode(recorder, borrowed, slice, packed.count, format, tensors);
         const shown = this.#shown.windows();
-        tables.forEach(({ window, items }, i) => {
+        tables.forEach(({ window, items, isAligned }, i) => {
           const [table, b] = [slices[i], shown[window]?.slice];
           if (!table || !b) return;
           const sums = borrowed.take(items * 16);
-          layerDistance(recorder, sums, slice, b, table, items);
+          layerDistance(recorder, sums, slice, b, table, items, isAligned);
           recorder.read(sums);
         });
         return tables;

@@ -36,7 +36,7 @@ export async function benchAverage(options: Options): Promise<object> {
 }
 
 const METHOD =
-  'merge: one process trains (one thread of the software driver), three others serve a replica each over tcp; windows with and without the averager by turns, samples/s of each window, the medians compared; rounds follow each other as the share of 4 % allows. mlp, transformer: two workers with IID shares in one process, a stage each, links over tcp; bytes are those of layers received; losses are means over the workers on held-out data.';
+  'merge: one process trains (one thread of the software driver), three others serve a replica each over tcp; a whole cycle of the averager (from round to round, as far apart as the default share of 4 % demands) and equally long without it, by turns; samples/s of each, the medians compared. mlp, transformer: two workers with IID shares in one process, a stage each, links over tcp; bytes are those of layers received; losses are means over the workers on held-out data.';
 
 async function scoped<T>(work: (t: Scope) => Promise<T>): Promise<T> {
   const ends: (() => unknown)[] = [];
@@ -102,32 +102,39 @@ async function mergeCost(t: Scope, isQuick: boolean): Promise<object> {
       compute.step(handle),
     ]);
   };
-  const windowMs = isQuick ? 8_000 : 25_000;
-  const window = async (): Promise<number> => {
+  /** Trains for so long, or until told to end; samples a second. */
+  const trainUntil = async (isOver: () => boolean): Promise<{ rate: number; ms: number }> => {
     const started = performance.now();
     let steps = 0;
-    while (performance.now() - started < windowMs) {
+    while (!isOver()) {
       await step();
       steps += 1;
     }
-    return (steps * BATCH) / ((performance.now() - started) / 1_000);
+    const ms = performance.now() - started;
+    return { rate: (steps * BATCH) / (ms / 1_000), ms };
   };
   for (let i = 0; i < 5; i += 1) await step();
   const without: number[] = [];
   const with_: number[] = [];
-  const windows = isQuick ? 1 : 4;
-  for (let i = 0; i < windows; i += 1) {
-    without.push(await window());
+  const apartMs: number[] = [];
+  for (let i = 0; i < (isQuick ? 1 : 4); i += 1) {
+    // From the begin of one round to the begin of the next: the whole cycle, with all of its rest.
     const beside = new AbortController();
-    const rest = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-    const rounds = averager.run(
-      () => replicas,
-      beside.signal,
-      (ms) => Promise.race([rest(ms), once(beside.signal, 'abort').then(() => undefined)]),
-    );
-    with_.push(await window());
-    beside.abort();
-    await rounds;
+    const rested = Promise.withResolvers<void>();
+    let isOver = false;
+    const rest = async (ms: number): Promise<void> => {
+      await new Promise((resolve) => setTimeout(resolve, ms));
+      isOver = true;
+      beside.abort();
+      rested.resolve();
+    };
+    const rounds = averager.run(() => replicas, beside.signal, rest);
+    const { rate, ms } = await trainUntil(() => isOver);
+    await Promise.all([rounds, rested.promise]);
+    with_.push(rate);
+    apartMs.push(ms);
+    const until = performance.now() + ms;
+    without.push((await trainUntil(() => performance.now() >= until)).rate);
   }
   // By itself, with nothing else to do: what one costs.
   const alone: number[] = [];
@@ -144,6 +151,7 @@ async function mergeCost(t: Scope, isQuick: boolean): Promise<object> {
     samplesPerSecondWithout: without.map(Math.round),
     samplesPerSecondWith: with_.map(Math.round),
     costShare: round4(1 - median(with_) / median(without)),
+    secondsFromRoundToRound: apartMs.map((ms) => Math.round(ms / 100) / 10),
     fullMerges: merged.filter(({ peers: of }) => of.length === 3).length,
     bytesPerMerge: merged.at(-1)?.bytes,
     roundMsBesideTraining: Math.round(median(merged.slice(0, -3).map(({ ms }) => ms))),

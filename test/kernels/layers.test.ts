@@ -35,6 +35,27 @@ test('layer-distance sums squares of differences and of values, item by item (1e
   }
 });
 
+test('layer-distance with loads of four tells the same where items begin at fours (1e-6)', async () => {
+  for (const count of COUNTS) {
+    const [a, b] = [noise(count + 8, 1), noise(count + 12, 2)];
+    a[8 + count - 1] = Infinity; // of the second item
+    a[7] = Number.NaN; // of none
+    const table = Uint32Array.of(0, 4, 3, 0, 8, 12, count, 0);
+    const [sums] = await runOn(gpu, [zeros(8), a, b, table], 1, (r, [s, x, y, t]) => {
+      if (s && x && y && t) layers.layerDistance(r, s, x, y, t, 2, true);
+    });
+    close([sums?.[0] ?? NaN, sums?.[1] ?? NaN], reference.distance(a.subarray(0, 3), b.subarray(4, 7)), 1e-6, 'three');
+    const flags = new Uint32Array(sums?.buffer ?? new ArrayBuffer(0));
+    assert.deepEqual([flags[2], flags[6]], [0, 1], `${count}`);
+    a[8 + count - 1] = 0;
+    const [whole] = await runOn(gpu, [zeros(8), a, b, table], 1, (r, [s, x, y, t]) => {
+      if (s && x && y && t) layers.layerDistance(r, s, x, y, t, 2, true);
+    });
+    const wanted = reference.distance(a.subarray(8, 8 + count), b.subarray(12, 12 + count));
+    close([whole?.[4] ?? NaN, whole?.[5] ?? NaN], wanted, 1e-6, `${count}`, [wanted[1], wanted[1]]);
+  }
+});
+
 test('layer-distance flags the item that holds NaN or infinity, and no other', async () => {
   for (const bad of [Number.NaN, Infinity, -Infinity])
     for (const place of [0, 63, 64, 299]) {
