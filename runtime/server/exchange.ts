@@ -150,6 +150,9 @@ export function adopt(
       await compute.write(run.handle, 'optimizer', partOf(tensors, 'optimizer/'));
       await compute.discard(run.handle, { gradients: true });
       run.jump(pulled.step);
+      // Of low-communication training also what its exchanges are about: else it would bring all that was ever learned as news of its own.
+      const outer = run.averaging?.outer;
+      for (const group of outer?.plan.groups.keys() ?? []) await outer?.adopt(group, from, context.signal);
     } finally {
       run.isAdopting = false;
     }

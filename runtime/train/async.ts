@@ -158,7 +158,7 @@ async function drive(session: Session, trainer: Trainer, task: Microbatch, signa
 
 /**
  * The last steps of batches that are not full, then one average that all replicas of a stage have: what was applied is in the weights
- * of each. Nothing trains meanwhile, so one replica can merge for all.
+ * of each. All of them do that round, for what one shows is what it had in its own last; then all take over what the first one has.
  */
 async function bringTogether(session: Session): Promise<void> {
   const { roster, ask, run, signal, plans, emit } = session.options;
@@ -172,18 +172,17 @@ async function bringTogether(session: Session): Promise<void> {
       signal.throwIfAborted();
       for (const [member, error] of flushed) dropOut(session, member, error);
       const left = members.filter((member) => !flushed.has(member));
-      const [first, ...others] = left;
-      if (!first || others.length === 0) return;
+      if (left.length < 2) return;
       const replicas = left.map((member) => member.replica);
       const options = { signal, deadlineMs: AVERAGE_MS };
-      // An exchange of low-communication training needs all of them; of an average, one merges for all.
-      const merging = session.options.config.average?.outer ? left : [first];
       const round = session.averageRound;
-      await Promise.all(
-        merging.map(({ replica }) =>
-          ask(replica, 'stage.average', { uid: replica.uid, run, replicas, round }, options),
-        ),
+      const unmerged = await settled(left, ({ replica }) =>
+        ask(replica, 'stage.average', { uid: replica.uid, run, replicas, round }, options),
       );
+      signal.throwIfAborted();
+      const [first, ...others] = left.filter((member) => !unmerged.has(member));
+      if (!first) throw [...unmerged.values()][0] ?? new MeshError('no-replica', `No replica of ${plan.name} is left.`, 'Start one.'); // prettier-ignore
+      for (const [member, error] of unmerged) dropOut(session, member, error);
       const failed = await settled(others, (member) =>
         ask(member.replica, 'stage.adopt', { ...session.admission.openBody(member), from: first.replica }, options),
       );

@@ -94,6 +94,13 @@ test('what cannot be is refused', () => {
   refuse({ optimiser: {} }, 'usage', /optimiser/);
   refuse({ model: { family: 'mlp', sizes: [1] } }, 'usage', /model\.sizes/);
   refuse({ optimizer: { name: 'sgd', lr: -1 } }, 'usage', /optimizer\.lr/);
+  refuse({ mode: 'sync', average: { planner: 'appg' } }, 'usage', /average: in sync mode .* use mode: async/);
+  refuse({ mode: 'async', average: { planner: 'best' } }, 'usage', /average\.planner/);
+  refuse(
+    { mode: 'async', average: { planner: 'mpls', outer: 'diloco' } },
+    'usage',
+    /average\.outer: .* leave out planner/,
+  );
   refuse([1], 'usage', /the document/);
 });
 
