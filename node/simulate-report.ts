@@ -18,19 +18,21 @@ export const NETWORK_TEXT: Readonly<Record<NetworkMode, string>> = {
 };
 
 export function reportOf({ config, reference, comparisons, plans, findings }: Report): string {
-  const parts = config.networks.flatMap((network) => [
-    `## Network \`${network}\`: ${NETWORK_TEXT[network]}`,
-    comparisonTable(comparisons.filter((one) => one.network === network), reference), // prettier-ignore
-    lossesText(losses(comparisons, reference, network), reference),
-  ]);
-  const planParts = Object.entries(plans).map(
-    ([graph, figures]) => `Graph: ${graph}\n\n${planTable(figures, reference)}`,
-  );
+  const parts = config.networks.flatMap((network) => {
+    const here = comparisons.filter((one) => one.network === network);
+    return [
+      `## Network \`${network}\`: ${NETWORK_TEXT[network]}`,
+      targetTable(here, reference),
+      costTable(here),
+      lossesText(losses(comparisons, reference, network), reference),
+    ];
+  });
   return [
     '# Simulation',
     method(config),
     ...parts,
-    ...(planParts.length > 0 ? ['## One round, plans alone', ...planParts] : []),
+    '## One round, plans alone, links only',
+    delayTable(plans, reference),
     ...(findings.length > 0 ? ['## What was expected', findingsText(findings)] : []),
   ].join('\n\n');
 }
@@ -49,24 +51,55 @@ function method(config: SimulationConfig): string {
 const partitionText = (partition: SimulationConfig['learning']['partition']): string =>
   partition.kind === 'label' ? `${percent(partition.share)} of one label` : partition.kind === 'iid' ? 'alike' : `Dirichlet ${partition.alpha}`; // prettier-ignore
 
-function comparisonTable(comparisons: readonly Comparison[], reference: string): string {
-  const goals = comparisons[0]?.targets ?? [];
-  const last = goals.length - 1;
+/** Virtual seconds to each accuracy, times what the reference needs, and times its bytes. */
+function targetTable(comparisons: readonly Comparison[], reference: string): string {
+  const goals = comparisons[0]?.targets.map(({ accuracy }) => percent(accuracy)) ?? [];
+  const head = ['system', ...goals.flatMap((goal) => [`s to ${goal}`, `× ${reference}`, '× its bytes'])];
+  const rows = comparisons.map(({ system, seeds, targets }) => [
+    system,
+    ...targets.flatMap((target) => [
+      secondsText(target, seeds),
+      ratioText(target),
+      numberText(target.timesTheBytes, 2),
+    ]),
+  ]);
+  return tableOf(head, rows);
+}
+
+/** What there is at the end, and what it took. */
+function costTable(comparisons: readonly Comparison[]): string {
   const head = [
-    'system',
-    ...goals.map(({ accuracy }) => `s to ${percent(accuracy)}`),
-    ...goals.map(({ accuracy }) => `× ${reference} at ${percent(accuracy)}`),
-    `× its bytes at ${percent(goals[last]?.accuracy ?? 0)}`,
-    ...['in the end', 'spread', 'worst', 'iterations', 'MB down', 'MB up, most', 'idle', 's a round', 'models a round'],
+    ...['system', 'in the end', 'spread', 'worst', 'iterations', 'MB down', 'most', 'MB up, most', 'idle'],
+    ...['s a round', 'models', 'consensus'],
   ];
   const rows = comparisons.map((one) => [
     one.system,
-    ...one.targets.map((target) => secondsText(target, one.seeds)),
-    ...one.targets.map(ratioText),
-    numberText(one.targets[last]?.timesTheBytes ?? null, 2),
     ...[percent(one.accuracy, 1), percent(one.accuracySpread, 1), percent(one.worstAccuracy, 1)],
-    ...[one.iterations.toFixed(0), one.downMegabytes.mean.toFixed(0), one.upMegabytes.max.toFixed(0)],
-    ...[percent(one.idleShare), one.roundSeconds.toFixed(2), one.roundModels.toFixed(2)],
+    ...[one.iterations.toFixed(0), one.downMegabytes.mean.toFixed(0), one.downMegabytes.max.toFixed(0)],
+    ...[
+      one.upMegabytes.max.toFixed(0),
+      percent(one.idleShare),
+      one.roundSeconds.toFixed(2),
+      one.roundModels.toFixed(2),
+    ],
+    one.consensus.toPrecision(2),
+  ]);
+  return tableOf(head, rows);
+}
+
+/** Seconds of the longest pull on each graph, and times what the reference needs. */
+function delayTable(plans: Report['plans'], reference: string): string {
+  const graphs = Object.entries(plans);
+  const systems = graphs[0]?.[1].map(({ system }) => system) ?? [];
+  const head = ['system', ...graphs.flatMap(([graph]) => [`${graph}, s`, `× ${reference}`, 'models'])];
+  const rows = systems.map((system) => [
+    system,
+    ...graphs.flatMap(([, figures]) => {
+      const own = figures.find((one) => one.system === system);
+      const base = figures.find((one) => one.system === reference);
+      const ratio = own && base ? own.linkSeconds / base.linkSeconds : null;
+      return [numberText(own?.linkSeconds ?? null, 2), numberText(ratio, 2), numberText(own?.models ?? null, 2)];
+    }),
   ]);
   return tableOf(head, rows);
 }
