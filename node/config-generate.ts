@@ -1,4 +1,5 @@
 // `skein config generate`: a configuration file for each of N federated workers.
+import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { Command } from 'commander';
@@ -15,8 +16,8 @@ const OUTER = ['diloco', 'streaming-diloco', 'noloco'] as const;
 const METHODS = [...PLANNER_NAMES, ...OUTER] as const;
 
 const schema = z.strictObject({
-  workers: z.coerce.number().int().min(1).max(100_000).default(3),
-  topology: z.string().default('ring').transform(parseTopology),
+  workers: z.coerce.number().int().min(1).max(100_000).optional(),
+  topology: z.string().optional().transform(parseTopology),
   method: z.enum(METHODS).optional(),
   partition: z.string().optional().transform(parsePartition),
   from: z.string().optional(),
@@ -27,7 +28,8 @@ const schema = z.strictObject({
 });
 
 /** `ring`, `full`, `random:0.5`, or edges such as `0-1,1-2`. */
-function parseTopology(text: string, context: z.RefinementCtx): Topology {
+function parseTopology(text: string | undefined, context: z.RefinementCtx): Topology | undefined {
+  if (text === undefined) return undefined;
   const random = /^random(?::(.+))?$/.exec(text);
   const value = random
     ? { random: Number(random[1] ?? 0.5) }
@@ -52,15 +54,17 @@ function parsePartition(text: string | undefined, context: z.RefinementCtx): obj
   return z.NEVER;
 }
 
+const WORKERS = 3;
+
 const generate = command({
   name: 'generate',
   description: 'Write worker-0.yaml, worker-1.yaml, …: a federated run of N workers, each file for one of them.',
   options: [
-    option('--workers <number>', 'how many (default: 3)'),
+    option('--workers <number>', `how many (default: as many as in --from, else ${WORKERS})`),
     option('--topology <shape>', 'ring, full, random:P, or edges such as 0-1,1-2 (default: ring)'),
     option('--method <name>', `how they average: ${METHODS.join(', ')} (default: mpls)`),
     option('--partition <split>', 'iid, dirichlet:ALPHA, or label:SHARE (default: dirichlet:0.5)'),
-    option('--from <file>', 'take everything else from this worker file'),
+    option('--from <file>', 'take all that is not said here from this worker file'),
     option('--join <url>', 'write the join link into the files; else give it to each worker with --join'),
     option('--seed <number>', 'of weights, partition and topology (default: 1)'),
     option('--out <folder>', 'where the files go (default: here)'),
@@ -72,14 +76,15 @@ const generate = command({
     'skein config generate --workers 8 --topology full --method streaming-diloco --out run/',
     'skein config generate --workers 10 --topology random:0.5 --partition label:0.7 --from base.yaml --force',
   ],
-  run: async ({ workers, topology, method, partition, from, join, seed, out, force }, { say, print }) => {
-    const base = from === undefined ? {} : withoutSelf(readYaml(from, workerConfigSchema));
+  run: async ({ workers: count, topology, method, partition, from, join, seed, out, force }, { say, print }) => {
+    const { workers = count ?? WORKERS, ...base } =
+      from === undefined ? {} : withoutSelf(readYaml(from, workerConfigSchema), count);
     const average = method === undefined ? {} : { average: averageOf(base, method) };
     const document = {
       ...base,
       ...(join === undefined ? {} : { join }),
       workers,
-      topology,
+      ...(topology === undefined ? {} : { topology }),
       ...(partition === undefined ? {} : { partition }),
       ...average,
       ...(seed === undefined ? {} : { seed }),
@@ -88,7 +93,7 @@ const generate = command({
       file: path.join(out, `worker-${worker}.yaml`),
       config: parseWorkerConfig({ ...document, worker }),
     }));
-    await mkdir(out, { recursive: true });
+    await prepare(out, force ? [] : files.map(({ file }) => file));
     for (const { file, config } of files) {
       const { isVocabularyOpen, ...whole } = config;
       // A vocabulary that the tokenizer decides stays open in the file.
@@ -101,9 +106,10 @@ const generate = command({
   },
 });
 
-function withoutSelf(value: object): object {
-  const { worker: _, workers: __, ...rest } = value as Record<string, unknown>;
-  return rest;
+/** What all workers have in common, and how many they are unless that was given. */
+function withoutSelf(value: object, given?: number): { workers?: number } & Record<string, unknown> {
+  const { worker: _, ...rest } = value as { worker: number; workers: number };
+  return given === undefined ? rest : { ...rest, workers: given };
 }
 
 /** What the base says of averaging, with the method changed. */
@@ -114,17 +120,33 @@ function averageOf(base: object, method: (typeof METHODS)[number]): object {
   return { ...rest, ...(isOuter ? { outer: { kind: method } } : { planner: method }) };
 }
 
+/** The folder, with none of these files in it: all of them are written, or none. */
+async function prepare(folder: string, files: readonly string[]): Promise<void> {
+  const there = files.find((file) => existsSync(file));
+  if (there !== undefined) throw isThere(there);
+  try {
+    await mkdir(folder, { recursive: true });
+  } catch (cause) {
+    throw cannotWrite(folder, cause);
+  }
+}
+
+const isThere = (file: string): MeshError =>
+  new MeshError('bad-file', `${file} is there already.`, 'Name another folder with --out, or add --force.');
+const cannotWrite = (file: string, cause: unknown): MeshError =>
+  new MeshError(
+    'bad-file',
+    `${file} cannot be written: ${(cause as Error).message}.`,
+    'Name a folder that you may write to with --out.',
+    { cause },
+  );
+
 async function write(file: string, text: string, force: boolean): Promise<void> {
   try {
     await writeFile(file, text, { flag: force ? 'w' : 'wx' });
   } catch (cause) {
-    const isThere = (cause as NodeJS.ErrnoException).code === 'EEXIST';
-    throw new MeshError(
-      'bad-file',
-      isThere ? `${file} is there already.` : `${file} cannot be written: ${(cause as Error).message}.`,
-      isThere ? 'Name another folder with --out, or add --force.' : 'Name a folder that you may write to with --out.',
-      { cause },
-    );
+    // Another command may have written it meanwhile.
+    throw (cause as NodeJS.ErrnoException).code === 'EEXIST' ? isThere(file) : cannotWrite(file, cause);
   }
 }
 

@@ -79,7 +79,10 @@ END`,
   ],
   run: async ({ join, ...options }, context) => {
     const { emit: show, say, signal } = context;
-    if (options.worker) return serveWorker({ ...options, join }, context);
+    if (options.worker) {
+      expectNoStages(options);
+      return serveWorker({ ...options, join }, context);
+    }
     expectStages(options);
     if (join === undefined) throw noJoin();
     const uids = options.stage.map((text) => parseUid(text).uid);
@@ -163,6 +166,23 @@ function expectStages({
       'usage',
       '--stage (or SKEIN_STAGE): name at least one stage UID, such as front.0.0.0.',
       'See --help for what it takes; with --worker --config FILE this machine trains on its own data instead.',
+    );
+}
+
+function expectNoStages({
+  stage,
+  model,
+  layers,
+}: {
+  stage: string[];
+  model?: string | undefined;
+  layers?: string | undefined;
+}): void {
+  if (stage.length > 0 || model !== undefined || layers !== undefined)
+    throw new MeshError(
+      'usage',
+      '--stage, --model and --layers are those of a server; a worker trains the model that --config names.',
+      'Leave them out, or --worker.',
     );
 }
 
