@@ -68,13 +68,6 @@ function partsOf(format: LayerFormat, count: number): Parts {
   }
 }
 
-/** Bytes that `count` packed values take on the wire. */
-export function encodedBytes(format: LayerFormat, count: number): number {
-  const bits = bitsOf(format);
-  if (bits === null) return count * (format === 'f32' ? 4 : 2);
-  return (count * bits) / 8 + (count / BLOCK) * 4;
-}
-
 /** Records the encoding of x (count) and its reading; `e` (count) is what was lost before, of int8 and int4. */
 export function encode(
   recorder: Recorder,
