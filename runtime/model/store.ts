@@ -41,6 +41,7 @@ export class ParameterStore {
   /** Progress as the last snapshot found it; the figures of one come after those of the one before. */
   #measured: Promise<Float64Array> = Promise.resolve(new Float64Array(0));
   #version = 0;
+  #isReleased = false;
 
   private constructor(gpu: Gpu, state: StageState, units: readonly Unit[], sets: readonly TensorSet[]) {
     const [shown, slow, momentum] = sets;
@@ -73,6 +74,7 @@ export class ParameterStore {
   }
 
   release(): void {
+    this.#isReleased = true;
     this.drop([...this.#parts.keys()]);
     const sets = [this.#shown, this.#outer?.slow, this.#outer?.momentum, ...this.#lost.values()];
     for (const set of sets) set?.release(this.#gpu);
@@ -150,6 +152,7 @@ export class ParameterStore {
         return tables;
       });
       const found = this.#sumUp(reading.made, await reading.read, units.length);
+      if (this.#isReleased) throw new MeshError('no-stage', 'The stage was closed meanwhile.', 'Open it again.');
       const part = (this.#lastPart += 1);
       this.#parts.set(part, { slice, packed });
       return { part, units: found };

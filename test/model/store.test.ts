@@ -248,3 +248,16 @@ test('a store gives everything back when its stage closes', async () => {
   await compute.close(stage);
   assert.equal((await compute.describe()).stats.usedBytes, before);
 });
+
+test('what is being received when the stage closes is given back too', async () => {
+  const before = (await compute.describe()).stats.usedBytes;
+  const [from, to] = [await open(1), await open(2)];
+  await compute.snapshot(from);
+  const { tensors } = await compute.serve(from, { kind: 'weights', units: every, format: 'f32' });
+  const received = compute.receive(to, { units: every, format: 'f32' }, copied(tensors));
+  const closed = compute.close(to);
+  await assert.rejects(received, { code: 'no-stage' });
+  await closed;
+  await compute.close(from);
+  assert.equal((await compute.describe()).stats.usedBytes, before);
+});
