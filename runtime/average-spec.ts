@@ -4,6 +4,8 @@ import { z } from 'zod';
 import { layerFormatSchema } from './layer-store.ts';
 
 const share = z.number().min(0).max(1);
+/** What is left of momentum from one exchange to the next. */
+const decay = z.number().min(0).lt(1);
 const scheduled = {
   /** What is pulled beyond each unit once: as much as the downlink allows, as the paper does, nothing. */
   fill: z.enum(['access', 'paper', 'none']).optional(),
@@ -73,17 +75,17 @@ const outerFields = {
 export const outerSpecSchema = z.preprocess(
   named,
   z.discriminatedUnion('kind', [
-    z.strictObject({ kind: z.literal('diloco'), ...outerFields, momentum: share.default(0.9) }),
+    z.strictObject({ kind: z.literal('diloco'), ...outerFields, momentum: decay.default(0.9) }),
     z.strictObject({
       kind: z.literal('streaming-diloco'),
       ...outerFields,
-      momentum: share.default(0.9),
+      momentum: decay.default(0.9),
       fragments: z.int().min(1).max(1000).default(4),
     }),
     z.strictObject({
       kind: z.literal('noloco'),
       ...outerFields,
-      momentum: share.default(0.5),
+      momentum: decay.default(0.5),
       pull: z.number().min(0).max(2).default(1),
     }),
   ]),

@@ -2,7 +2,7 @@
 // training and never stops it; only a synchronous planner's rounds are waited for, by whoever drives them. Policy is elsewhere: planners,
 // round.ts, judge.ts. What the others see of this replica is shelf.ts.
 import type { AverageSpec } from '../average-spec.ts';
-import { toMeshError } from '../errors.ts';
+import { MeshError, toMeshError } from '../errors.ts';
 import type { Emit } from '../events.ts';
 import type { Snapshot, StoreMix } from '../layer-store.ts';
 import type { Tensors } from '../tensor.ts';
@@ -228,7 +228,13 @@ export class Averager {
 
   /** Another replica's units, half and half, in exchange for ours. */
   async #takeIn(peer: PeerId, units: readonly number[], tensors: Tensors): Promise<void> {
-    const { compute, handle, spec, shelf } = this.#options;
+    const { compute, handle, spec, shelf, uid } = this.#options;
+    if (!this.peers.isNeighbour(peer))
+      throw new MeshError(
+        'unauthorized',
+        `${uid} takes in what its neighbours bring, and has averaged with none of this name yet.`,
+        'Ask again later; check that each of the two is named as a neighbour of the other.',
+      );
     if (this.peers.isBanned(peer)) return;
     const { part, units: received } = await compute.receive(handle, { units, format: spec.format }, tensors);
     try {

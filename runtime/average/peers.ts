@@ -52,6 +52,11 @@ export class Peers {
     });
   }
 
+  /** Whether it was among those that this replica averages with. */
+  isNeighbour(peer: PeerId): boolean {
+    return this.#uids.has(peer);
+  }
+
   isBanned(peer: PeerId): boolean {
     return this.#trust.isBanned(peer, this.#options.now());
   }

@@ -29,6 +29,9 @@ const worst = (a: readonly number[], b: readonly number[]): number =>
 
 test('ad-psgd: an exchange changes both sides alike and keeps the sum', async (t) => {
   const replicas = await open(t, 2, { planner: 'ad-psgd' }, 2);
+  await round(replicas, 0);
+  assert.deepEqual(replicas.events(0, 'layers.merged'), [], 'nobody takes in what a stranger brings');
+  replicas.at(1).averaging.averager?.peers.admitted(replicas.replicas);
   const before = await replicas.everyUnits();
   await round(replicas, 0);
   const after = await replicas.everyUnits();
@@ -41,6 +44,7 @@ test('ad-psgd: an exchange changes both sides alike and keeps the sum', async (t
 
 test('ad-psgd: all at once nobody waits for anybody, and the sum nearly stays', async (t) => {
   const replicas = await open(t, 4, { planner: 'ad-psgd', defence: 'finite' }, 1);
+  for (const { averaging } of replicas.all) averaging.averager?.peers.admitted(replicas.replicas);
   const before = await replicas.everyUnits();
   const used = await replicas.usedBytes();
   const started = performance.now();
