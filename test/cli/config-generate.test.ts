@@ -18,8 +18,10 @@ async function scratch(t: TestContext): Promise<string> {
   return folder;
 }
 const generate = (...args: string[]): Promise<Ended> => runNode(['node/cli.ts', 'config', 'generate', ...args]);
-const filesIn = async (folder: string): Promise<WorkerConfig[]> =>
-  Promise.all((await readdir(folder)).filter((name) => name.startsWith('worker-')).sort().map((name) => readWorkerConfig(join(folder, name)))); // prettier-ignore
+const filesIn = async (folder: string): Promise<WorkerConfig[]> => {
+  const names = (await readdir(folder)).filter((name) => name.startsWith('worker-')).sort();
+  return names.map((name) => readWorkerConfig(join(folder, name)));
+};
 
 test('three files that a worker takes as they stand, named on standard output', async (t) => {
   const folder = await scratch(t);
