@@ -129,6 +129,21 @@ test('without a view of the network, or of this worker in it, every neighbour is
   }
 });
 
+test('a policy is kept while the network is about the same, and made anew when it is not', () => {
+  const planner = netmax();
+  const slower = (factor: number): NetworkView => ({
+    ...CLUSTERS,
+    seconds: CLUSTERS.seconds.map((row, i) => row.map((time, m) => (i === 0 && m === 1 ? (time ?? 1) * factor : time))),
+  });
+  const chosen = (network: NetworkView): string =>
+    Array.from({ length: 40 }, (_, seed) => planner.plan(inputFor({ network }, seed * 7919)).pulls[0]?.peer ?? '').join(
+      '',
+    );
+  const before = chosen(CLUSTERS);
+  assert.equal(chosen(slower(1.05)), before);
+  assert.notEqual(chosen(slower(30)), before);
+});
+
 test('netmax-lite: the quickest link, half of what comes, the next quickest as spares', () => {
   const plan = netmaxLite().plan(inputFor({}));
   assert.deepEqual(plan.pulls, [{ peer: 'd', units: [0, 1], etaSeconds: 4 / 7 }]);

@@ -7,16 +7,17 @@ import { optimisePolicy, type Policy } from './netmax-policy.ts';
 /** The work for a policy grows with the cube of the workers: beyond this many the uniform policy is used. */
 const MAX_WORKERS = 64;
 
+/** A policy is kept while no time in the network has become so much longer or shorter than it was computed with. */
+const DRIFT = 1.1;
+
 /**
  * x ← x + c (x_m − x). Where nothing is known of the network, or not of this worker, every neighbour is as likely as the others and c is ½.
- * The policy is computed once for each view that is handed in: hand in the same object until the monitor has a new one.
  */
 export function netmax(): Planner {
-  const policies = new WeakMap<NetworkView, Policy>();
+  let last: { network: NetworkView; policy: Policy } | null = null;
   const policyOf = (network: NetworkView): Policy => {
-    const known = policies.get(network) ?? optimisePolicy(network);
-    policies.set(network, known);
-    return known;
+    if (last === null || !areAlike(last.network, network)) last = { network, policy: optimisePolicy(network) };
+    return last.policy;
   };
   return {
     name: 'netmax',
@@ -28,6 +29,19 @@ export function netmax(): Planner {
       return row === null ? fromAnyone(usable, input) : drawFrom(usable, input, row);
     },
   };
+}
+
+function areAlike(one: NetworkView, other: NetworkView): boolean {
+  if (one === other) return true;
+  if (one.ids.length !== other.ids.length || one.learningRate !== other.learningRate) return false;
+  return one.ids.every((id, i) => {
+    if (id !== other.ids[i]) return false;
+    return one.seconds[i]?.every((before, m) => {
+      const now = other.seconds[i]?.[m] ?? null;
+      if (before === null || now === null) return before === now;
+      return now <= before * DRIFT && before <= now * DRIFT;
+    });
+  });
 }
 
 interface Row {
