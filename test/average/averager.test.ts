@@ -159,7 +159,7 @@ test('a peer that never answers costs a round no more than its deadline', async 
   replicas.before = ({ kind, to }) => (kind === 'layers.pull' && to === replicas.at(1).uid ? new Promise(() => {}) : Promise.resolve()); // prettier-ignore
   const started = performance.now();
   await round(replicas, 0);
-  assert.ok(performance.now() - started < 4_000);
+  assert.ok(performance.now() - started < 8_000);
   assert.deepEqual(replicas.events(0, 'layers.merged').map(({ peers }) => peers), [[replicas.at(2).uid]]); // prettier-ignore
 });
 
