@@ -3,7 +3,7 @@ import { MeshError } from '../errors.ts';
 import type { Borrowed, Slice } from '../gpu/buffers.ts';
 import type { Recorder } from '../gpu/gpu.ts';
 import { layerApply, layerMerge, trimmedMean } from '../gpu/layers.ts';
-import { MOST_TRIMMED, type StoreMix } from '../layer-store.ts';
+import { MOST_TRIMMED, paddedTo, type StoreMix } from '../layer-store.ts';
 import { copyUnit, gather } from './packed.ts';
 import type { PackedUnits, UnitTable } from './unit-table.ts';
 import type { TensorSet } from './weights.ts';
@@ -50,8 +50,25 @@ export function recordMerge(recorder: Recorder, borrowed: Borrowed, sides: Sides
     if (a && b) layerMerge(recorder, { live: a, shown: b }, parts, slice, items);
   }
   const trimmed = mixes.filter(({ trim }) => trim !== undefined);
+  const most = recorder.description.maxStorageBufferBindingSize;
   for (const alike of Map.groupBy(trimmed, ({ from, trim }) => `${from.length} ${trim}`).values())
-    recordTrimmed(recorder, borrowed, sides, alike);
+    for (const some of batchesOf(alike, sides.table, most)) recordTrimmed(recorder, borrowed, sides, some);
+}
+
+/** Mixes whose contributions, one after the other, fit into one binding; or single ones. */
+function batchesOf(mixes: readonly StoreMix[], { units }: UnitTable, mostBytes: number): StoreMix[][] {
+  const batches: StoreMix[][] = [];
+  let room = 0;
+  for (const mix of mixes) {
+    const bytes = (mix.from.length + 1) * paddedTo(units[mix.unit]?.count ?? 0) * 4;
+    if (batches.length === 0 || bytes > room) {
+      batches.push([]);
+      room = mostBytes;
+    }
+    batches.at(-1)?.push(mix);
+    room -= bytes;
+  }
+  return batches;
 }
 
 interface MergeCall {

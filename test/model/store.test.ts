@@ -8,7 +8,7 @@ import { stageInfo } from '../../runtime/model/spec.ts';
 import { defaultUnitBytes, unitsOf } from '../../runtime/model/units.ts';
 import { f32Of, f32Tensor, i32Tensor, type Tensor, type Tensors } from '../../runtime/tensor.ts';
 import { noise } from '../reference/kernels.ts';
-import { testCompute } from './harness.ts';
+import { narrowCompute, testCompute } from './harness.ts';
 
 const compute = testCompute();
 const model = modelSpecSchema.parse({ family: 'mlp', sizes: [37, 19, 5] });
@@ -260,4 +260,27 @@ test('what is being received when the stage closes is given back too', async () 
   await closed;
   await compute.close(from);
   assert.equal((await compute.describe()).stats.usedBytes, before);
+});
+
+test('a trimmed mean of more than one binding holds is taken piece by piece', async () => {
+  const narrow = narrowCompute(8 * 1024);
+  const wide = await Promise.all([1, 2, 3, 4, 5].map((seed) => open(seed)));
+  const own = await narrow.compute.open(spec(1));
+  await narrow.compute.snapshot(own.stage);
+  const merge = async (on: typeof compute, stage: number): Promise<number[]> => {
+    const parts: number[] = [];
+    for (const peer of wide.slice(1)) {
+      await compute.snapshot(peer);
+      const { tensors } = await compute.serve(peer, { kind: 'weights', units: every, format: 'f32' });
+      parts.push((await on.receive(stage, { units: every, format: 'f32' }, copied(tensors))).part);
+    }
+    await on.merge(stage, every.map((unit) => ({ unit, from: parts.map((part) => ({ part, coefficient: 1 })), trim: 2 }))); // prettier-ignore
+    const merged = await on.read(stage, 'weights');
+    return every.flatMap((unit) => valuesOf(merged, unit));
+  };
+  const [first = 0] = wide;
+  await compute.snapshot(first);
+  assert.deepEqual(await merge(narrow.compute, own.stage), await merge(compute, first));
+  for (const stage of wide) await compute.close(stage);
+  await narrow.stop();
 });
