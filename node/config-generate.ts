@@ -7,8 +7,8 @@ import { stringify } from 'yaml';
 import { z } from 'zod';
 import { PLANNER_NAMES } from '../runtime/average-spec.ts';
 import { MeshError } from '../runtime/errors.ts';
-import { neighboursOf, parseWorkerConfig, workerConfigSchema } from '../runtime/federated/config.ts';
-import { topologySchema, type Topology } from '../runtime/federated/topology.ts';
+import { parseWorkerConfig, uidOf, workerConfigSchema } from '../runtime/federated/config.ts';
+import { neighbours, topologySchema, type Topology } from '../runtime/federated/topology.ts';
 import { command, isOn, option } from './command.ts';
 import { readYaml } from './yaml-config.ts';
 
@@ -89,16 +89,19 @@ const generate = command({
       ...average,
       ...(seed === undefined ? {} : { seed }),
     };
+    const first = parseWorkerConfig({ ...document, worker: 0 });
+    const lists = neighbours(first.topology, workers, first.seed);
     const files = Array.from({ length: workers }, (_, worker) => ({
       file: path.join(out, `worker-${worker}.yaml`),
-      config: parseWorkerConfig({ ...document, worker }),
+      config: { ...first, worker },
+      others: (lists[worker] ?? []).map((other) => uidOf(first, other)),
     }));
     await prepare(out, force ? [] : files.map(({ file }) => file));
-    for (const { file, config } of files) {
+    for (const { file, config, others } of files) {
       const { isVocabularyOpen, ...whole } = config;
       // A vocabulary that the tokenizer decides stays open in the file.
       const model = { ...whole.model, ...(isVocabularyOpen ? { vocab_size: 'auto' } : {}) };
-      const text = `# Worker ${config.worker} of ${workers}; its neighbours: ${neighboursOf(config).join(', ') || 'none'}.\n${stringify({ ...whole, model })}`;
+      const text = `# Worker ${config.worker} of ${workers}; its neighbours: ${others.join(', ') || 'none'}.\n${stringify({ ...whole, model })}`;
       await write(file, text, force);
       print(file);
     }
