@@ -22,7 +22,7 @@ const WEIGHT: Record<Offence, number> = {
   'not-finite': 1.5,
   malformed: 1.5,
   reversed: 1.5,
-  frozen: 1,
+  frozen: 1.5,
   progress: 1.5,
   labels: 1.5,
   'too-far': 1,

@@ -7,7 +7,7 @@ import { Trust, type Offence } from '../../runtime/average/trust.ts';
 const MINUTE = 60_000;
 const OFFENCES: Offence[] = ['not-finite', 'malformed', 'too-far', 'reversed', 'frozen', 'progress', 'labels'];
 /** What may happen to honest peers now and then. */
-const DOUBTFUL: Offence[] = ['too-far', 'frozen'];
+const DOUBTFUL: Offence[] = ['too-far'];
 
 test('strikes add up to a ban of ten minutes, and it ends', () => {
   for (const offence of OFFENCES) {
