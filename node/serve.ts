@@ -5,13 +5,10 @@ import { z } from 'zod';
 import { modelSpecSchema, type ModelSpec } from '../runtime/model-spec.ts';
 import { MeshError, toMeshError } from '../runtime/errors.ts';
 import { EventBus } from '../runtime/events.ts';
-import { StageHost } from '../runtime/server/host.ts';
 import { parseUid } from '../runtime/wire/ids.ts';
 import { stageInfo } from '../runtime/model/spec.ts';
 import { command, isOn, option, runCommand } from './command.ts';
-import { parseBytes } from './bytes.ts';
-import { joinFromNode } from './peer.ts';
-import { platform } from './platform.ts';
+import { startLending } from './lending.ts';
 import { allowSchema, list, port, publishTo, whenAborted } from './options.ts';
 import { noJoin, serveWorker } from './worker.ts';
 
@@ -90,36 +87,7 @@ END`,
     const bus = new EventBus();
     bus.on(show);
     const { emit } = bus;
-    // The compute worker reads it from the environment that it inherits.
-    if (options.memory !== undefined) process.env.SKEIN_MEMORY = String(parseBytes(options.memory));
-    const worker = await platform.startCompute();
-    const gpu = await worker.compute.describe();
-    emit({
-      kind: 'gpu.found',
-      device: gpu.description || `${gpu.vendor} ${gpu.architecture}`,
-      isSoftware: gpu.isSoftware,
-    });
-    const peer = await joinFromNode({
-      join,
-      role: 'server',
-      host: options.host,
-      port: options.port,
-      tls: options.tls,
-      emit,
-      signal,
-      ...(options.transports ? { allow: options.transports } : {}),
-    });
-    const host = new StageHost({
-      self: peer.id,
-      host: 'node',
-      compute: worker.compute,
-      gpu,
-      ask: peer.ask,
-      emit,
-      isConnected: (id) => peer.isConnected(id),
-      addresses: () => peer.addresses(),
-      traffic: () => peer.links.traffic(),
-    });
+    const { worker, peer, host } = await startLending({ ...options, join, role: 'server', emit, signal });
     peer.serve(host.handlers);
     for (const uid of uids) host.add(uid, pinned);
     if (peer.monitor) {

@@ -6,15 +6,12 @@ import { parseWorkerConfig, workerConfigSchema, type WorkerConfig } from '../run
 import { labelledShare, textShare, type WorkerData } from '../runtime/federated/data.ts';
 import { runWorker } from '../runtime/federated/worker.ts';
 import { isLanguage } from '../runtime/model-spec.ts';
-import { StageHost } from '../runtime/server/host.ts';
 import { contextOf, expectKind, isText, withVocabulary } from '../runtime/train/language.ts';
 import { expectSamples } from '../runtime/train/samples.ts';
-import { parseBytes } from './bytes.ts';
 import type { CommandContext } from './command.ts';
 import { loadDataset } from './datasets.ts';
 import { expectWritable, saveModel } from './model-file.ts';
-import { joinFromNode } from './peer.ts';
-import { platform } from './platform.ts';
+import { startLending } from './lending.ts';
 import { publishTo } from './options.ts';
 import { loadText, textRun } from './text-data.ts';
 import { readYaml } from './yaml-config.ts';
@@ -55,33 +52,15 @@ export async function serveWorker(options: ServeWorkerOptions, context: CommandC
   const bus = new EventBus();
   bus.on(show);
   const { emit } = bus;
-  // The compute worker reads it from the environment that it inherits.
-  if (options.memory !== undefined) process.env.SKEIN_MEMORY = String(parseBytes(options.memory));
-  const worker = await platform.startCompute();
-  const gpu = await worker.compute.describe();
-  emit({
-    kind: 'gpu.found',
-    device: gpu.description || `${gpu.vendor} ${gpu.architecture}`,
-    isSoftware: gpu.isSoftware,
-  });
-  const { host: address, port, tls, transports, out } = options;
-  const peer = await joinFromNode({
-    ...{ join, role: 'worker' as const, host: address, port, tls, emit, signal },
-    ...(transports ? { allow: transports } : {}),
-  });
+  const { worker, peer, host } = await startLending({ ...options, join, role: 'worker', emit, signal });
   if (peer.monitor) publishTo(peer.monitor, bus);
-  const host = new StageHost({
-    ...{ self: peer.id, host: 'node' as const, compute: worker.compute, gpu, ask: peer.ask, emit },
-    isConnected: (id) => peer.isConnected(id),
-    addresses: () => peer.addresses(),
-    traffic: () => peer.links.traffic(),
-  });
   say('Ctrl-C leaves the mesh cleanly.');
   const died = worker.died.then((reason) => {
     throw new MeshError('gpu-lost', `The compute worker died: ${reason}.`, 'Start the worker again.');
   });
   died.catch(() => undefined); // it is raced below, and comes at every end
   try {
+    const { out } = options;
     const save = out === undefined ? undefined : (tensors: Parameters<typeof saveModel>[1]) => saveModel(out, tensors);
     await Promise.race([runWorker({ peer, host, compute: worker.compute, config, data, emit, signal, save }), died]);
     return 0;
