@@ -1,7 +1,7 @@
 // What `npm test` runs: the check, then every test file in a process of its own. Arguments select files by a part of their path
 // (then without the check). The last line is `N passed, N failed`; the exit code is 0 only if something ran and nothing failed.
 import { globSync } from 'node:fs';
-import { delimiter, join } from 'node:path';
+import { delimiter, join, relative } from 'node:path';
 import process from 'node:process';
 import { Readable } from 'node:stream';
 import { run } from 'node:test';
@@ -18,6 +18,8 @@ type Outcome = {
   details?: { type?: string };
 };
 
+type Summary = { file?: string; duration_ms: number };
+
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const WATCHDOG = new URL('support/watchdog.ts', import.meta.url).href;
 const TEST_TIMEOUT_MS = 180_000;
@@ -31,6 +33,7 @@ const files = globSync('test/**/*.test.ts', { cwd: ROOT })
   .sort();
 
 const tally = { passed: 0, failed: 0, skipped: [] as string[] };
+const seconds = new Map<string, number>();
 
 function count(type: string, { name, file, skip, todo, details }: Outcome): void {
   if (details?.type === 'suite') return;
@@ -45,6 +48,10 @@ function count(type: string, { name, file, skip, todo, details }: Outcome): void
     tally.failed++;
     console.error(`${where} holds no tests`);
   } else tally.passed++;
+}
+
+function time({ file, duration_ms: ms }: Summary): void {
+  if (file !== undefined) seconds.set(relative(ROOT, file), ms / 1000);
 }
 
 /** Events of both rounds as one stream; the figures at the end of each are ours to give. */
@@ -64,6 +71,7 @@ async function* results(): AsyncGenerator<TestEvent> {
       execArgv: ['--import', WATCHDOG, '--test-force-exit'],
     });
     for await (const event of events as AsyncIterable<TestEvent>) {
+      if (event.type === 'test:summary') time(event.data as Summary);
       if (event.type === 'test:pass' || event.type === 'test:fail') count(event.type, event.data as Outcome);
       const isFigure = event.type === 'test:summary' || (event.type === 'test:diagnostic' && !isOfFile(event.data));
       if (!isFigure) yield event;
@@ -90,6 +98,9 @@ const tail: string[] = [];
 if (failedChecks.length > 0) tail.push(`check failed: ${failedChecks.join(', ')}`);
 for (const skip of skipped) tail.push(`skipped: ${skip}`);
 if (passed + failed === 0) tail.push('no tests ran');
+const slowest = [...seconds].sort(([, a], [, b]) => b - a).slice(0, 10);
+if (filters.length === 0)
+  tail.push(`slowest: ${slowest.map(([file, taken]) => `${file} ${taken.toFixed(0)} s`).join(', ')}`);
 tail.push(`${((performance.now() - started) / 1000).toFixed(1)} s in all`);
 tail.push(`${passed} passed, ${failed} failed${skipped.length > 0 ? `, ${skipped.length} skipped` : ''}`);
 process.stdout.write(`${tail.join('\n')}\n`, () => process.exit(passed > 0 && failed === 0 ? 0 : 1));

@@ -41,6 +41,8 @@ export interface RoundOutcome {
 
 /** What a received byte costs this machine's processors, both threads together, counted as time away from training. */
 const BYTES_PER_MS = 100_000;
+/** Rounds whose cost decides how far apart they are. */
+const REMEMBERED = 5;
 const OFFER_MS = 4_000;
 const NOTHING: RoundOutcome = { peers: [], units: 0, bytes: 0, busyMs: 0 };
 /** What is reckoned for a round trip: it only matters where next to nothing is pulled. */
@@ -56,6 +58,8 @@ export class Averager {
   /** One round at a time. What others bring does not wait for it: two that bring each other something would wait for ever. */
   #turn: Promise<unknown> = Promise.resolve();
   #before: PeerId[] = [];
+  /** What the last rounds took from training, the newest last. */
+  readonly #busyMs: number[] = [];
 
   constructor(options: AveragerOptions) {
     const { uid, spec, shelf, labels, emit, now } = options;
@@ -87,7 +91,10 @@ export class Averager {
     });
   }
 
-  /** Rounds beside training until aborted, further apart where they would take more than their share of the machine. */
+  /**
+   * Rounds beside training until aborted, further apart where they would take more than their share of the machine: by the median of the last
+   * ones, since one that was held up (the machine slept, a shader was compiled) says nothing of the next.
+   */
   async run(
     replicas: () => readonly Replica[],
     signal: AbortSignal,
@@ -96,9 +103,10 @@ export class Averager {
     const { spec, now, emit } = this.#options;
     while (!signal.aborted) {
       const started = now();
-      let busyMs = 0;
       try {
-        ({ busyMs } = await this.round(replicas(), signal));
+        const { busyMs } = await this.round(replicas(), signal);
+        this.#busyMs.push(busyMs);
+        if (this.#busyMs.length > REMEMBERED) this.#busyMs.shift();
       } catch (cause) {
         if (signal.aborted) return;
         const error = toMeshError(cause);
@@ -109,7 +117,7 @@ export class Averager {
           message: `${this.#options.uid}: a round of averaging failed: ${error.message}`,
         });
       }
-      await rest(Math.max(0, Math.max(spec.intervalMs, busyMs / spec.share) - (now() - started)));
+      await rest(Math.max(0, Math.max(spec.intervalMs, lowerMedian(this.#busyMs) / spec.share) - (now() - started)));
     }
   }
 
@@ -270,6 +278,9 @@ export class Averager {
     return next;
   }
 }
+
+const lowerMedian = (values: readonly number[]): number =>
+  [...values].sort((a, b) => a - b)[(values.length - 1) >> 1] ?? 0;
 
 const counts = ({ peers, units, bytes }: RoundOutcome): Pick<RoundOutcome, 'peers' | 'units' | 'bytes'> => ({
   peers,

@@ -1,4 +1,4 @@
-// A worker that comes when others have trained already begins with a full model of the neighbour that is furthest.
+// A worker that comes when others have trained already begins with a full model of the neighbour that is furthest; so does one that slept.
 import type { Averaging } from '../average/averaging.ts';
 import type { OuterExchange } from '../average/outer-exchange.ts';
 import { nextExchange } from '../average/outer-schedule.ts';
@@ -48,7 +48,7 @@ async function furthest({ run, averaging, replicas, ask, signal }: CatchUpOption
       const body = { uid: replica.uid, run: run.run, digest: averaging.shelf.digest };
       try {
         const { body: offer } = await ask(replica, 'layers.offer', body, { signal, deadlineMs: OFFER_MS });
-        return { replica, steps: offer.steps, isAhead: isInStep ? offer.round > 0 : offer.steps > 0 };
+        return { replica, steps: offer.steps, isAhead: isInStep ? offer.round > 0 : offer.steps > run.step };
       } catch {
         signal.throwIfAborted();
         return { replica, steps: 0, isAhead: false }; // one that does not answer has nothing to give

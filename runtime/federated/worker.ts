@@ -19,6 +19,7 @@ import { WorkerFigures } from './figures.ts';
 import { evaluateWorker, type WorkerEvaluation } from './evaluate.ts';
 import { LocalTraining, stepsOf, stepsPerEpoch, type LocalStep } from './local-training.ts';
 import { Neighbours } from './neighbours.ts';
+import { Slumber } from './slumber.ts';
 
 export interface WorkerOptions {
   peer: Peer;
@@ -33,6 +34,7 @@ export interface WorkerOptions {
 }
 
 const LOOK_MS = 200;
+const CATCH_UP_TRIES = 5;
 
 /** Resolves when the worker is done. Rejects with the reason when it cannot go on. */
 export async function runWorker(options: WorkerOptions): Promise<EventOf<'worker.done'>> {
@@ -62,6 +64,7 @@ class Worker {
   readonly #total: number;
   #isDone = false;
   #averaging: Averaging | null = null;
+  readonly #slumber = new Slumber();
   readonly #figures = new WorkerFigures(() => performance.now());
 
   constructor(options: WorkerOptions) {
@@ -97,19 +100,9 @@ class Worker {
     if (peer.monitor) await host.announce(peer.monitor);
     await this.#neighbours.watch();
     await this.#gather();
-    const { emit, compute, signal } = this.#options;
-    const from = await catchUp({
-      run,
-      averaging,
-      replicas: this.#neighbours.present(),
-      ask: peer.ask,
-      compute,
-      emit,
-      signal,
-    });
-    if (from) emit({ kind: 'worker.adopted', uid: this.#stage.uid, run: run.run, ...from });
+    await this.#catchUp(run, averaging);
     const isBeside = averaging.averager !== null && !averaging.averager.isSynchronous;
-    const rounds = isBeside ? this.#beside(averaging) : Promise.resolve();
+    const rounds = isBeside ? this.#beside(run, averaging) : Promise.resolve();
     try {
       const failed = rounds.then(() => new Promise<never>(() => {})); // it only ever ends this race by rejecting
       await Promise.race([this.#train(run, averaging), failed]);
@@ -127,6 +120,7 @@ class Worker {
   async close(): Promise<void> {
     this.#stop.abort(new DOMException('This worker ends.', 'AbortError'));
     this.#neighbours.close();
+    this.#slumber.close();
     const { run } = this.#stage;
     if (run) await this.#stage.close(run.run).catch(() => undefined); // a lost device has closed it already
   }
@@ -215,10 +209,34 @@ class Worker {
     }
   }
 
-  /** Rounds beside training. */
-  #beside(averaging: Averaging): Promise<void> {
-    const rest = (ms: number): Promise<void> => this.#neighbours.rest(ms, this.#signal);
-    return averaging.averager?.run(() => this.#neighbours.present(), this.#signal, rest) ?? Promise.resolve();
+  /** Resolves with whether a neighbour's model was taken over. */
+  async #catchUp(run: StageRun, averaging: Averaging): Promise<boolean> {
+    const { peer, compute, emit, signal } = this.#options;
+    const replicas = this.#neighbours.present();
+    const from = await catchUp({ run, averaging, replicas, ask: peer.ask, compute, emit, signal });
+    if (from) emit({ kind: 'worker.adopted', uid: this.#stage.uid, run: run.run, ...from });
+    return from !== null;
+  }
+
+  /**
+   * Rounds beside training. Weights from before a long sleep are far away from the others', who would take them for an attack: they are left
+   * behind for a neighbour's. Where that fails it is tried again after the next rounds, because links come back one by one.
+   */
+  async #beside(run: StageRun, averaging: Averaging): Promise<void> {
+    let tries = 0;
+    const makeUp = async (): Promise<void> => {
+      if (this.#slumber.sleptMs === 0 || this.#signal.aborted) return;
+      tries += 1;
+      if (!(await this.#catchUp(run, averaging)) && tries < CATCH_UP_TRIES) return;
+      this.#slumber.madeUpFor();
+      tries = 0;
+    };
+    const rest = async (ms: number): Promise<void> => {
+      await makeUp();
+      await this.#neighbours.rest(ms, this.#signal);
+      await makeUp();
+    };
+    await averaging.averager?.run(() => this.#neighbours.present(), this.#signal, rest);
   }
 
   /** Serves, and goes on averaging, until every neighbour that is still there has done its training too; then once more round. */
@@ -253,6 +271,7 @@ class Worker {
 
   #took(step: LocalStep): void {
     this.#figures.took(step);
+    this.#slumber.stepped();
     this.#stage.meter.count(step.rows, step.loss);
   }
 

@@ -196,3 +196,30 @@ test('without neighbours, or with none that answers, a round leaves everything a
   await round(replicas, 0);
   assert.deepEqual(await replicas.units(0), before);
 });
+
+test('rounds beside training keep to their share of the machine; one that was held up does not make the next wait', async (t) => {
+  let clock = 0;
+  const costs = [30, 10, 10, 60_000, 10, 10];
+  const left = [...costs];
+  const merge: typeof compute.merge = async (...args) => {
+    const merged = await compute.merge(...args);
+    clock += left.shift() ?? 0;
+    return merged;
+  };
+  const replicas = await Replicas.open({ ...compute, merge }, 2, { planner: 'appg', intervalMs: 10, share: 0.1 }, 1);
+  t.after(() => replicas.close());
+  replicas.now = () => clock;
+  const stop = new AbortController();
+  const rests: number[] = [];
+  await replicas.at(0).averaging.averager?.run(
+    () => replicas.replicas,
+    stop.signal,
+    (ms) => {
+      rests.push(Math.round(ms));
+      clock += ms;
+      if (left.length === 0) stop.abort();
+      return Promise.resolve();
+    },
+  );
+  assert.deepEqual(rests, [270, 90, 90, 0, 90, 90]);
+});

@@ -77,6 +77,8 @@ test(
     await wait(Math.max(0, ASLEEP_MS - (performance.now() - asleepAt)));
     const slept = merges(sleeper).length;
     process.kill(sleeper.pid, 'SIGCONT');
+    const woken = await sleeper.event('worker.adopted', undefined, 40_000);
+    assert.ok(woken.steps > 0, 'it goes on from the model of one that was awake');
     await until('the one that slept merges again', () => merges(sleeper).length >= slept + 3, 30_000);
     await until('the others take it up again', () => [a, b].some((one) => since(one).some(({ peers }) => peers.includes('worker.0.2.0'))), 30_000); // prettier-ignore
 

@@ -9,6 +9,7 @@ import { joinMonitor, parseJoinUrl, type PublishedEvent } from '../../runtime/me
 import { parseUid } from '../../runtime/wire/ids.ts';
 import { RECORD_TTL_MS } from '../../runtime/wire/records.ts';
 import { openPage, startBrowser } from '../support/browser.ts';
+import { until } from '../signaling/helpers.ts';
 import { startMesh, type TestMesh } from '../support/mesh.ts';
 import type { Running } from '../support/processes.ts';
 
@@ -71,7 +72,10 @@ test('a tab and two processes train on their own shares', { timeout: 90_000 }, a
   await tab.until('worker-state', 'data-state', /done/, 20_000);
   await tab.until('notice', null, /worker\.0\.2\.0 is done: \d+\.\d % right after 300 steps and \d+ merges/);
 
-  const own = heard.find((event) => event.kind === 'worker.done' && event.uid === 'worker.0.2.0');
+  const ofTab = (): PublishedEvent | undefined =>
+    heard.find((event) => event.kind === 'worker.done' && event.uid === 'worker.0.2.0');
+  await until('what the tab reached is published', () => ofTab() !== undefined, 10_000);
+  const own = ofTab();
   assert.ok(own?.kind === 'worker.done');
   for (const { uid, accuracy, steps } of [...done, own]) {
     assert.equal(steps, 300, uid);
