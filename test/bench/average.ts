@@ -36,7 +36,7 @@ export async function benchAverage(options: Options): Promise<object> {
 }
 
 const METHOD =
-  'merge: one process trains (one thread of the software driver), three others serve a replica each over tcp; a whole cycle of the averager (from round to round, as far apart as the default share of 4 % demands) and equally long without it, by turns; samples/s of each, the medians compared. mlp, transformer: two workers with IID shares in one process, a stage each, links over tcp; bytes are those of layers received; losses are means over the workers on held-out data.';
+  'merge: one process trains (one thread of the software driver), three others serve a replica each over tcp; whole cycles of the averager (from round to round, as far apart as the default share of 4 % demands), each followed by equally long without it. costShare compares samples/s of whole cycles with those of the same cycles from 5 s after the round on, when the averager rests; costShareByTurns with those of the times without it, minutes apart, so that it tells no less than the machine itself fluctuates by. mlp, transformer: two workers with IID shares in one process, a stage each, links over tcp; bytes are those of layers received; losses are means over the workers on held-out data.';
 
 async function scoped<T>(work: (t: Scope) => Promise<T>): Promise<T> {
   const ends: (() => unknown)[] = [];
@@ -47,11 +47,14 @@ async function scoped<T>(work: (t: Scope) => Promise<T>): Promise<T> {
   }
 }
 
+const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
 const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1] ?? NaN;
 
 /** 784 · 2816 + 2816² + 2816 · 10 and biases: 10.2 million parameters. */
 const SIZES = [784, 2816, 2816, 10];
 const BATCH = 64;
+/** After a round: what it left behind (memory to give back, caches) is its own cost. */
+const SETTLED_MS = 5_000;
 
 async function mergeCost(t: Scope, isQuick: boolean): Promise<object> {
   process.env.LP_NUM_THREADS ??= '1';
@@ -102,39 +105,54 @@ async function mergeCost(t: Scope, isQuick: boolean): Promise<object> {
       compute.step(handle),
     ]);
   };
-  /** Trains for so long, or until told to end; samples a second. */
-  const trainUntil = async (isOver: () => boolean): Promise<{ rate: number; ms: number }> => {
-    const started = performance.now();
-    let steps = 0;
+  /** When each step ended. */
+  const ends: number[] = [];
+  const trainUntil = async (isOver: () => boolean): Promise<void> => {
     while (!isOver()) {
       await step();
-      steps += 1;
+      ends.push(performance.now());
     }
-    const ms = performance.now() - started;
-    return { rate: (steps * BATCH) / (ms / 1_000), ms };
   };
-  for (let i = 0; i < 5; i += 1) await step();
-  const without: number[] = [];
-  const with_: number[] = [];
-  const apartMs: number[] = [];
-  for (let i = 0; i < (isQuick ? 1 : 4); i += 1) {
-    // From the begin of one round to the begin of the next: the whole cycle, with all of its rest.
+  /** Samples a second from after `from` to `to`. */
+  const rate = (from: number, to: number): number =>
+    (ends.filter((end) => end > from && end <= to).length * BATCH) / ((to - from) / 1_000);
+  // From the begin of one round to the begin of the next: the whole cycle, with all of its rest.
+  const cycle = async (): Promise<{ from: number; roundEnd: number; to: number }> => {
     const beside = new AbortController();
-    const rested = Promise.withResolvers<void>();
-    let isOver = false;
+    const from = performance.now();
+    let roundEnd = NaN;
+    let to = NaN;
     const rest = async (ms: number): Promise<void> => {
+      roundEnd = performance.now();
       await new Promise((resolve) => setTimeout(resolve, ms));
-      isOver = true;
+      to = performance.now();
       beside.abort();
-      rested.resolve();
     };
     const rounds = averager.run(() => replicas, beside.signal, rest);
-    const { rate, ms } = await trainUntil(() => isOver);
-    await Promise.all([rounds, rested.promise]);
-    with_.push(rate);
-    apartMs.push(ms);
-    const until = performance.now() + ms;
-    without.push((await trainUntil(() => performance.now() >= until)).rate);
+    await trainUntil(() => beside.signal.aborted);
+    await rounds;
+    return { from, roundEnd, to };
+  };
+  // Kernels are compiled, and what a round costs is known.
+  for (let i = 0; i < 3; i += 1) {
+    await step();
+    await averager.round(replicas, stop.signal);
+  }
+  const without: number[] = [];
+  const with_: number[] = [];
+  const resting: number[] = [];
+  const apartMs: number[] = [];
+  const besideMs: number[] = [];
+  for (let i = 0; i < (isQuick ? 1 : 3); i += 1) {
+    const { from, roundEnd, to } = await cycle();
+    with_.push(rate(from, to));
+    resting.push(rate(roundEnd + SETTLED_MS, to));
+    apartMs.push(to - from);
+    besideMs.push(roundEnd - from);
+    const until = performance.now() + (to - from);
+    const start = performance.now();
+    await trainUntil(() => performance.now() >= until);
+    without.push(rate(start, until));
   }
   // By itself, with nothing else to do: what one costs.
   const alone: number[] = [];
@@ -150,11 +168,13 @@ async function mergeCost(t: Scope, isQuick: boolean): Promise<object> {
     peers: 3,
     samplesPerSecondWithout: without.map(Math.round),
     samplesPerSecondWith: with_.map(Math.round),
-    costShare: round4(1 - median(with_) / median(without)),
+    samplesPerSecondWhileResting: resting.map(Math.round),
+    costShare: round4(1 - mean(with_) / mean(resting)),
+    costShareByTurns: round4(1 - mean(with_) / mean(without)),
     secondsFromRoundToRound: apartMs.map((ms) => Math.round(ms / 100) / 10),
     fullMerges: merged.filter(({ peers: of }) => of.length === 3).length,
     bytesPerMerge: merged.at(-1)?.bytes,
-    roundMsBesideTraining: Math.round(median(merged.slice(0, -3).map(({ ms }) => ms))),
+    roundMsBesideTraining: Math.round(median(besideMs)),
     roundMsAlone: Math.round(median(alone)),
   };
 }

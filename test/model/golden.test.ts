@@ -1,5 +1,5 @@
 // Training agrees with PyTorch (test/golden/make_golden.py) step by step: gradients, weights and losses within 1e-5 of each
-// tensor's norm, whole and cut into one stage per layer.
+// tensor's norm, whole and cut into stages in every way.
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
 import test from 'node:test';
@@ -15,6 +15,14 @@ const TOLERANCE = 1e-5;
 const folder = new URL('../golden/', import.meta.url);
 const compute = testCompute();
 
+/** All ways to cut `total` layers into stages: 4, 1+3, 2+2, 3+1, 1+1+2 and so on. */
+function splits(total: number): number[][] {
+  if (total === 0) return [[]];
+  return Array.from({ length: total }, (_, i) => i + 1).flatMap((first) =>
+    splits(total - first).map((rest) => [first, ...rest]),
+  );
+}
+
 for (const file of readdirSync(folder).filter((name) => name.endsWith('.safetensors'))) {
   const { tensors, metadata } = decode(new Uint8Array(readFileSync(new URL(file, folder))));
   const get = (name: string): Tensor => {
@@ -26,8 +34,8 @@ for (const file of readdirSync(folder).filter((name) => name.endsWith('.safetens
   const optimizer = optimizerSpecSchema.parse(JSON.parse(metadata.optimizer ?? ''));
   const layers = layerCount(model);
 
-  for (const counts of [[layers], Array.from({ length: layers }, () => 1)]) {
-    test(`${file} in ${counts.length} stage(s)`, async () => {
+  for (const counts of splits(layers)) {
+    test(`${file} split into ${counts.join('+')}`, async () => {
       const pipeline = await Pipeline.open(compute, { model, from: 0, to: layers, seed: 1, optimizer }, counts);
       const names = [...tensors.keys()]
         .filter((name) => name.startsWith('start.'))
