@@ -136,6 +136,9 @@ function rtcPipe(rtc: SimplePeer.Instance, inbox: Inbox, onParting: () => void):
       }
     },
     listen: (listener) => inbox.listen(listener),
+    // ICE asks every few seconds whether the other end still wants to hear. SCTP waits twice as long after each loss: a burst of them on a busy
+    // machine or a poor link silences the channel for seconds.
+    isAnswered: () => !rtc.destroyed && ANSWERED.has(connectionOf(rtc).iceConnectionState),
     close: (reason, isGoodbye = false) => {
       inbox.end(reason);
       if (rtc.destroyed) return;
@@ -147,9 +150,14 @@ function rtcPipe(rtc: SimplePeer.Instance, inbox: Inbox, onParting: () => void):
   };
 }
 
+const ANSWERED = new Set<RTCIceConnectionState>(['connected', 'completed']);
+
+const connectionOf = (rtc: SimplePeer.Instance): RTCPeerConnection =>
+  (rtc as unknown as { _pc: RTCPeerConnection })._pc;
+
 /** Both descriptions' DTLS fingerprints in a fixed order: equal on both ends, and different if anybody sits between them. */
 function fingerprints(rtc: SimplePeer.Instance): string {
-  const { _pc: connection } = rtc as unknown as { _pc: RTCPeerConnection };
+  const connection = connectionOf(rtc);
   const of = (description: RTCSessionDescription | null): string =>
     /a=fingerprint:(\S+ \S+)/.exec(description?.sdp ?? '')?.[1]?.toLowerCase() ?? '';
   return [of(connection.localDescription), of(connection.remoteDescription)].sort().join('|');

@@ -14,7 +14,7 @@ export interface MuxOptions {
   maxFrameBytes: number;
   maxOpenBytes: number;
   heartbeatMs: number;
-  /** Silence after which the other end counts as gone. */
+  /** Silence after which the other end counts as gone; three times as long where its host still answers below the pipe. */
   silenceMs: number;
   now: () => number;
 }
@@ -42,6 +42,8 @@ export interface MuxListener {
 }
 
 const MAX_OPEN_FRAMES = 256;
+/** So many times the silence where the other end's host still answers: only what it hosts hangs, or a burst of losses is being made up for. */
+const ANSWERED = 3;
 
 export class Mux {
   readonly #pipe: Pipe;
@@ -267,7 +269,8 @@ export class Mux {
     if (now - this.#lastTick > this.#options.heartbeatMs * 3) this.#lastHeard = now;
     this.#lastTick = now;
     const silence = now - this.#lastHeard;
-    if (silence > this.#options.silenceMs) this.#end(pipeClosed(`nothing was heard for ${Math.round(silence)} ms`));
+    const limit = this.#options.silenceMs * (this.#pipe.isAnswered?.() === true ? ANSWERED : 1);
+    if (silence > limit) this.#end(pipeClosed(`nothing was heard for ${Math.round(silence)} ms`));
     else if (silence > this.#options.heartbeatMs / 2) this.#control({ type: 'ping', index: 0 });
   }
 

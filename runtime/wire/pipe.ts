@@ -20,6 +20,8 @@ export interface Pipe {
   send(message: Uint8Array<ArrayBuffer>): Promise<void>;
   /** Null: nobody listens for now, what comes is kept. */
   listen(listener: PipeListener | null): void;
+  /** Whether the other end's host answers below this pipe, although nothing may come through it for a while. Absent: nobody can tell. */
+  isAnswered?(): boolean;
   /** `isGoodbye`: the last message told the other end so, which goes first then if it still can. */
   close(reason: string, isGoodbye?: boolean): void;
 }

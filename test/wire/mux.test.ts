@@ -178,6 +178,29 @@ test('a held-up process does not blame its peer for the silence', async (t) => {
   assert.match(closed[0]?.message ?? '', /nothing was heard/);
 });
 
+test('who is silent and whose host still answers is given longer, and no longer than that', async (t) => {
+  for (const [isAnswered, least, most] of [
+    [true, 3_000, 3_100],
+    [false, 1_000, 1_100],
+  ] as const) {
+    let now = 0;
+    const [near, far] = localPair();
+    far.listen({ message: () => undefined, closed: () => undefined });
+    let closedAt = NaN;
+    const mux = new Mux(
+      { ...near, isAnswered: () => isAnswered },
+      { frame: () => undefined, closed: () => (closedAt = now) },
+      { heartbeatMs: 10, silenceMs: 1_000, now: () => now },
+    );
+    t.after(() => mux.close('test over'));
+    for (let i = 0; i < 400 && Number.isNaN(closedAt); i += 1) {
+      now += 25;
+      await new Promise((resolve) => setTimeout(resolve, 12));
+    }
+    assert.ok(closedAt > least && closedAt < most, `${closedAt}`);
+  }
+});
+
 /** The order in which an outbox sends, one letter a chunk. */
 function orderOf(
   frames: [name: string, lane: Lane, chunks: number][],
