@@ -42,7 +42,7 @@ export interface RoundOutcome {
 /** What a received byte costs this machine's processors, both threads together, counted as time away from training. */
 const BYTES_PER_MS = 100_000;
 /** Rounds whose cost decides how far apart they are. */
-const REMEMBERED = 5;
+const REMEMBERED = 8;
 const OFFER_MS = 4_000;
 const NOTHING: RoundOutcome = { peers: [], units: 0, bytes: 0, busyMs: 0 };
 /** What is reckoned for a round trip: it only matters where next to nothing is pulled. */
@@ -92,8 +92,8 @@ export class Averager {
   }
 
   /**
-   * Rounds beside training until aborted, further apart where they would take more than their share of the machine: by the median of the last
-   * ones, since one that was held up (the machine slept, a shader was compiled) says nothing of the next.
+   * Rounds beside training until aborted, further apart where they would take more than their share of the machine: by the mean of the last
+   * ones but the largest, since one that was held up (the machine slept, a shader was compiled) says nothing of the next.
    */
   async run(
     replicas: () => readonly Replica[],
@@ -117,7 +117,7 @@ export class Averager {
           message: `${this.#options.uid}: a round of averaging failed: ${error.message}`,
         });
       }
-      await rest(Math.max(0, Math.max(spec.intervalMs, lowerMedian(this.#busyMs) / spec.share) - (now() - started)));
+      await rest(Math.max(0, Math.max(spec.intervalMs, meanButLargest(this.#busyMs) / spec.share) - (now() - started)));
     }
   }
 
@@ -279,8 +279,11 @@ export class Averager {
   }
 }
 
-const lowerMedian = (values: readonly number[]): number =>
-  [...values].sort((a, b) => a - b)[(values.length - 1) >> 1] ?? 0;
+/** Of one value: that. */
+function meanButLargest(values: readonly number[]): number {
+  const counted = values.length > 1 ? values.toSorted((a, b) => a - b).slice(0, -1) : values;
+  return counted.reduce((sum, value) => sum + value, 0) / Math.max(1, counted.length);
+}
 
 const counts = ({ peers, units, bytes }: RoundOutcome): Pick<RoundOutcome, 'peers' | 'units' | 'bytes'> => ({
   peers,

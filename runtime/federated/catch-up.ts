@@ -1,4 +1,5 @@
-// A worker that comes when others have trained already begins with a full model of the neighbour that is furthest; so does one that slept.
+// A worker that comes when others have trained already begins with a full model of the neighbour that is furthest; one that averages beside
+// training goes on with it after a sleep.
 import type { Averaging } from '../average/averaging.ts';
 import type { OuterExchange } from '../average/outer-exchange.ts';
 import { nextExchange } from '../average/outer-schedule.ts';
@@ -22,10 +23,14 @@ export interface CatchUpOptions {
 
 const OFFER_MS = 5_000;
 
-/** Resolves with whose model was taken over; null where nobody is ahead. All of it is taken over, or nothing. */
-export async function catchUp(options: CatchUpOptions): Promise<{ from: string; steps: number } | null> {
+/** Whose model was taken over; or why none was: those that answer have not begun, or nobody could be asked, or what came was no model. */
+export type CaughtUp = { from: string; steps: number } | 'nobody-ahead' | 'nobody-there';
+
+/** All of a model is taken over, or nothing. */
+export async function catchUp(options: CatchUpOptions): Promise<CaughtUp> {
   const { averaging, emit, signal } = options;
-  for (const replica of await furthest(options)) {
+  const { ahead, answered } = await furthest(options);
+  for (const replica of ahead) {
     try {
       const steps = averaging.outer
         ? await joinExchanges(options, averaging.outer, replica)
@@ -37,28 +42,40 @@ export async function catchUp(options: CatchUpOptions): Promise<{ from: string; 
       emit({ kind: 'log', level: 'warn', message: `The model of ${replica.uid} could not be taken over: ${message}` });
     }
   }
-  return null;
+  return answered > 0 && ahead.length === 0 ? 'nobody-ahead' : 'nobody-there';
 }
 
 /** Those that are ahead, the furthest first. Who goes in step with others is behind only once they have gone on without it. */
-async function furthest({ run, averaging, replicas, ask, signal }: CatchUpOptions): Promise<Replica[]> {
+async function furthest({
+  run,
+  averaging,
+  replicas,
+  ask,
+  signal,
+}: CatchUpOptions): Promise<{ ahead: Replica[]; answered: number }> {
   const isInStep = averaging.outer !== null || averaging.averager?.isSynchronous === true;
   const offers = await Promise.all(
     replicas.map(async (replica) => {
       const body = { uid: replica.uid, run: run.run, digest: averaging.shelf.digest };
       try {
         const { body: offer } = await ask(replica, 'layers.offer', body, { signal, deadlineMs: OFFER_MS });
-        return { replica, steps: offer.steps, isAhead: isInStep ? offer.round > 0 : offer.steps > run.step };
+        return {
+          replica,
+          hasAnswered: true,
+          steps: offer.steps,
+          isAhead: isInStep ? offer.round > 0 : offer.steps > 0,
+        };
       } catch {
         signal.throwIfAborted();
-        return { replica, steps: 0, isAhead: false }; // one that does not answer has nothing to give
+        return { replica, hasAnswered: false, steps: 0, isAhead: false }; // one that does not answer has nothing to give
       }
     }),
   );
-  return offers
+  const ahead = offers
     .filter(({ isAhead }) => isAhead)
     .sort((a, b) => b.steps - a.steps)
     .map(({ replica }) => replica);
+  return { ahead, answered: offers.filter(({ hasAnswered }) => hasAnswered).length };
 }
 
 async function beginWith({ run, averaging, ask, compute, signal }: CatchUpOptions, replica: Replica): Promise<number> {

@@ -1,5 +1,5 @@
 // Notices that this process did not run for a while (a closed laptop, a stopped process, a frozen tab): its clock ticked late, and nothing was
-// trained meanwhile. A tab whose timers are only slowed down goes on training, and is awake.
+// trained meanwhile although it should have been. A tab whose timers are only slowed down goes on training, and is awake.
 const TICK_MS = 1_000;
 /** Others have trained on for so long. */
 const SLEPT_MS = 15_000;
@@ -11,7 +11,10 @@ export class Slumber {
   #lastStep: number;
   /** Longest time without a step since the last tick, as far as it has ended. */
   #idleMs = 0;
-  #sleptMs = 0;
+  #isTraining = false;
+  #hasSlept = false;
+  /** Called as it wakes. */
+  onWake: () => void = () => {};
 
   /** `now`: milliseconds of a clock that goes on while the machine sleeps. */
   constructor(now: () => number = Date.now) {
@@ -27,23 +30,38 @@ export class Slumber {
     this.#lastStep = now;
   }
 
-  /** By the timer. */
+  /** From now on steps are taken. */
+  resume(): void {
+    if (this.#isTraining) return;
+    this.#isTraining = true;
+    this.#lastTick = this.#lastStep = this.#now();
+    this.#idleMs = 0;
+  }
+
+  /** From now on there are none, and nothing tells sleep from slow timers. */
+  pause(): void {
+    this.#isTraining = false;
+  }
+
+  /** By the timer, and by whoever wants to know at once. */
   tick(): void {
     const now = this.#now();
     const lateMs = now - this.#lastTick;
     const idleMs = Math.max(this.#idleMs, now - this.#lastStep);
-    if (lateMs >= SLEPT_MS && idleMs >= lateMs - 2 * TICK_MS) this.#sleptMs += lateMs;
     this.#lastTick = now;
     this.#idleMs = 0;
+    if (!this.#isTraining || lateMs < SLEPT_MS || idleMs < lateMs - 2 * TICK_MS) return;
+    this.#hasSlept = true;
+    this.onWake();
   }
 
-  /** How long it slept since that was last made up for; 0 where it did not. */
-  get sleptMs(): number {
-    return this.#sleptMs;
+  /** Whether it slept, and that was not made up for. */
+  get hasSlept(): boolean {
+    return this.#hasSlept;
   }
 
   madeUpFor(): void {
-    this.#sleptMs = 0;
+    this.#hasSlept = false;
   }
 
   close(): void {

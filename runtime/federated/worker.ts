@@ -12,7 +12,7 @@ import type { StageHost } from '../server/host.ts';
 import type { StageRun } from '../server/stage-run.ts';
 import type { Tensor } from '../tensor.ts';
 import type { Replica } from '../wire/messages.ts';
-import { catchUp } from './catch-up.ts';
+import { catchUp, type CaughtUp } from './catch-up.ts';
 import { neighboursOf, uidOf, type WorkerConfig } from './config.ts';
 import type { WorkerData } from './data.ts';
 import { WorkerFigures } from './figures.ts';
@@ -34,7 +34,6 @@ export interface WorkerOptions {
 }
 
 const LOOK_MS = 200;
-const CATCH_UP_TRIES = 5;
 
 /** Resolves when the worker is done. Rejects with the reason when it cannot go on. */
 export async function runWorker(options: WorkerOptions): Promise<EventOf<'worker.done'>> {
@@ -64,7 +63,7 @@ class Worker {
   readonly #total: number;
   #isDone = false;
   #averaging: Averaging | null = null;
-  readonly #slumber = new Slumber();
+  readonly #slumber: Slumber;
   readonly #figures = new WorkerFigures(() => performance.now());
 
   constructor(options: WorkerOptions) {
@@ -88,6 +87,7 @@ class Worker {
       labels: data.labels,
       neighbours: [...this.#neighbours.wanted],
     });
+    this.#slumber = new Slumber();
   }
 
   async run(): Promise<EventOf<'worker.done'>> {
@@ -169,7 +169,7 @@ class Worker {
     const evalEvery = config.evalEvery ?? stepsPerEpoch(data.run.train.rows, config.batch);
     const peers = (): Replica[] => this.#neighbours.present();
     let last: Promise<LocalStep> | null = null;
-    this.#figures.resume();
+    this.#resume();
     const finish = async (): Promise<void> => {
       if (last) this.#took(await last);
       last = null;
@@ -178,11 +178,11 @@ class Worker {
       for (let step = run.step; step < this.#total; step += 1) {
         this.#signal.throwIfAborted();
         while (this.#stage.isPaused) {
-          this.#figures.pause();
+          this.#pause();
           await this.#neighbours.change(LOOK_MS);
           this.#signal.throwIfAborted();
         }
-        this.#figures.resume();
+        this.#resume();
         const next = training.step(step);
         next.catch(() => undefined); // it is waited for below
         await finish();
@@ -194,9 +194,9 @@ class Worker {
           await averager.round(peers(), this.#signal, (step + 1) / config.average.steps - 1);
         if ((step + 1) % evalEvery === 0 && step + 1 < this.#total) {
           await finish();
-          this.#figures.pause();
+          this.#pause();
           await this.#evaluate(run, step + 1);
-          this.#figures.resume();
+          this.#resume();
         }
         if (this.#figures.isDue) this.#show(step + 1);
       }
@@ -204,39 +204,52 @@ class Worker {
       await outer?.finish(run.step, peers, this.#signal);
       this.#show(this.#total);
     } finally {
-      this.#figures.pause();
+      this.#pause();
       await finish().catch(() => undefined); // what ended the loop is the reason
     }
   }
 
-  /** Resolves with whether a neighbour's model was taken over. */
-  async #catchUp(run: StageRun, averaging: Averaging): Promise<boolean> {
-    const { peer, compute, emit, signal } = this.#options;
+  async #catchUp(run: StageRun, averaging: Averaging): Promise<CaughtUp> {
+    const { peer, compute, emit } = this.#options;
     const replicas = this.#neighbours.present();
-    const from = await catchUp({ run, averaging, replicas, ask: peer.ask, compute, emit, signal });
-    if (from) emit({ kind: 'worker.adopted', uid: this.#stage.uid, run: run.run, ...from });
-    return from !== null;
+    const result = await catchUp({ run, averaging, replicas, ask: peer.ask, compute, emit, signal: this.#signal });
+    if (typeof result === 'object') emit({ kind: 'worker.adopted', uid: this.#stage.uid, run: run.run, ...result });
+    return result;
   }
 
   /**
    * Rounds beside training. Weights from before a long sleep are far away from the others', who would take them for an attack: they are left
-   * behind for a neighbour's. Where that fails it is tried again after the next rounds, because links come back one by one.
+   * behind for a neighbour's, as soon as one can be reached.
    */
   async #beside(run: StageRun, averaging: Averaging): Promise<void> {
-    let tries = 0;
+    const slumber = this.#slumber;
     const makeUp = async (): Promise<void> => {
-      if (this.#slumber.sleptMs === 0 || this.#signal.aborted) return;
-      tries += 1;
-      if (!(await this.#catchUp(run, averaging)) && tries < CATCH_UP_TRIES) return;
-      this.#slumber.madeUpFor();
-      tries = 0;
+      slumber.tick();
+      if (!slumber.hasSlept || this.#signal.aborted) return;
+      try {
+        if ((await this.#catchUp(run, averaging)) !== 'nobody-there') slumber.madeUpFor();
+      } catch (cause) {
+        if (!this.#signal.aborted) throw cause;
+      }
     };
     const rest = async (ms: number): Promise<void> => {
       await makeUp();
-      await this.#neighbours.rest(ms, this.#signal);
+      const awake = new AbortController();
+      slumber.onWake = () => awake.abort();
+      await this.#neighbours.rest(ms, AbortSignal.any([this.#signal, awake.signal]));
       await makeUp();
     };
     await averaging.averager?.run(() => this.#neighbours.present(), this.#signal, rest);
+  }
+
+  #resume(): void {
+    this.#figures.resume();
+    this.#slumber.resume();
+  }
+
+  #pause(): void {
+    this.#figures.pause();
+    this.#slumber.pause();
   }
 
   /** Serves, and goes on averaging, until every neighbour that is still there has done its training too; then once more round. */

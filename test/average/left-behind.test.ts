@@ -82,7 +82,7 @@ async function join(replicas: Replicas): Promise<number> {
     ask: replicas.askAs(late.uid),
     emit: (event) => void late.events.push(event),
   });
-  assert.ok(found);
+  assert.ok(typeof found === 'object');
   assert.equal(found.steps, at);
   late.steps = at;
   return at;

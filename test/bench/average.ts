@@ -133,7 +133,7 @@ async function mergeCost(t: Scope, isQuick: boolean): Promise<object> {
     await rounds;
     return { from, roundEnd, to };
   };
-  // Kernels are compiled, and what a round costs is known.
+  // Until all kernels are compiled.
   for (let i = 0; i < 3; i += 1) {
     await step();
     await averager.round(replicas, stop.signal);

@@ -5,13 +5,14 @@ import { Slumber } from '../../runtime/federated/slumber.ts';
 
 function slumber(t: { after(end: () => void): void }): {
   of: Slumber;
-  /** So many steps, equally far apart, and a tick after so long. */
-  pass(ms: number, steps: number): number;
+  /** So many steps, equally far apart, and a tick after so long: whether it has slept. */
+  pass(ms: number, steps: number): boolean;
 } {
   const at = { ms: 1e12 };
   const of = new Slumber(() => at.ms);
   t.after(() => of.close());
-  const pass = (ms: number, steps: number): number => {
+  of.resume();
+  const pass = (ms: number, steps: number): boolean => {
     const end = at.ms + ms;
     for (let i = 0; i < steps; i += 1) {
       at.ms += ms / steps;
@@ -19,37 +20,46 @@ function slumber(t: { after(end: () => void): void }): {
     }
     at.ms = end;
     of.tick();
-    return of.sleptMs;
+    return of.hasSlept;
   };
   return { of, pass };
 }
 
 test('late and no step taken: it slept, until that is made up for', (t) => {
   const { of, pass } = slumber(t);
-  assert.equal(pass(1_000, 40), 0);
-  assert.equal(pass(61_000, 0), 61_000);
-  assert.equal(pass(1_000, 40), 61_000, 'awake again, and not made up for');
-  assert.equal(pass(20_000, 1), 81_000, 'a step that was under way ends first');
+  let wakings = 0;
+  of.onWake = () => (wakings += 1);
+  assert.equal(pass(1_000, 40), false);
+  assert.equal(pass(61_000, 0), true);
+  assert.equal(pass(1_000, 40), true, 'awake again, and not made up for');
   of.madeUpFor();
-  assert.equal(pass(1_000, 0), 0);
+  assert.equal(pass(1_000, 0), false);
+  assert.equal(pass(20_000, 1), true, 'a step that was under way ends first');
+  assert.equal(wakings, 2);
 });
 
 test('steps before it fell asleep, after the last tick', (t) => {
   const at = { ms: 0 };
   const of = new Slumber(() => at.ms);
   t.after(() => of.close());
+  of.resume();
   for (const ms of [100, 400, 900, 60_900, 60_910]) {
     at.ms = ms;
     of.stepped();
   }
   of.tick();
-  assert.equal(of.sleptMs, 60_910);
+  assert.equal(of.hasSlept, true);
 });
 
 test('a stall, steps of minutes, timers of a hidden tab and a clock that is put back are no sleep', (t) => {
-  const { pass } = slumber(t);
-  assert.equal(pass(9_000, 0), 0, 'a stall');
-  for (let i = 0; i < 120; i += 1) assert.equal(pass(1_000, i === 119 ? 1 : 0), 0, 'a long step');
-  assert.equal(pass(60_000, 500), 0, 'a slow timer');
-  assert.equal(pass(-3_600_000, 10), 0, 'a clock that is put back');
+  const { of, pass } = slumber(t);
+  assert.equal(pass(9_000, 0), false, 'a stall');
+  for (let i = 0; i < 120; i += 1) assert.equal(pass(1_000, i === 119 ? 1 : 0), false, 'a long step');
+  assert.equal(pass(60_000, 500), false, 'a slow timer');
+  assert.equal(pass(-3_600_000, 10), false, 'a clock that is put back');
+  of.pause();
+  assert.equal(pass(60_000, 0), false, 'a slow timer while it pauses');
+  of.resume();
+  assert.equal(pass(1_000, 0), false);
+  assert.equal(pass(60_000, 0), true);
 });
