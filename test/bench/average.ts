@@ -196,8 +196,7 @@ async function startPeer(t: Scope, join: string, body: object, uid: string): Pro
 const round4 = (value: number): number => Math.round(value * 1e4) / 1e4;
 
 const WORKERS = 2;
-/** A momentum of 0.9, as in the papers, pays over hundreds of exchanges; here there are a few dozen. */
-const OUTER = { steps: 30, rate: 1, momentum: 0.3 };
+const OUTER = { steps: 30 };
 
 /** Against an all-reduce in every step: bytes, and the loss where training ends. */
 async function lowCommunication(t: Scope, kind: 'mlp' | 'transformer', steps: number): Promise<object> {

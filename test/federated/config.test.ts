@@ -64,7 +64,7 @@ test('each key that is wrong is named', () => {
 
 test('a name alone stands for a method with its defaults', () => {
   const of = (average: object): ReturnType<typeof parseWorkerConfig>['average'] => parseWorkerConfig({ ...base, average }).average; // prettier-ignore
-  assert.deepEqual(of({ outer: 'diloco' }).outer, { kind: 'diloco', steps: 50, rate: 0.7, momentum: 0.9 });
+  assert.deepEqual(of({ outer: 'diloco' }).outer, { kind: 'diloco', steps: 50, rate: 0.7, momentum: 0.5 });
   assert.deepEqual(of({ outer: 'noloco' }).outer, { kind: 'noloco', steps: 50, rate: 0.7, momentum: 0.5, pull: 1 });
   assert.deepEqual(of({ defence: 'trimmed' }).defence, { kind: 'trimmed', trim: 1 });
   assert.deepEqual(of({ planner: 'mpls' }).planner, 'mpls');

@@ -41,7 +41,7 @@ async function trained(
 
 test('Streaming DiLoCo with int8: 100 times fewer bytes than an all-reduce every step, and no more than 2 % more loss', async (t) => {
   const every = await trained({ planner: 'all-reduce', defence: 'finite' });
-  const outer = { kind: 'streaming-diloco', steps: APART, fragments: 4, rate: 1, momentum: 0.3 };
+  const outer = { kind: 'streaming-diloco', steps: APART, fragments: 4 };
   const rarely = await trained({ outer, format: 'int8' });
   t.diagnostic(
     `${every.bytes} and ${rarely.bytes} bytes, losses ${every.loss.toFixed(4)} and ${rarely.loss.toFixed(4)}`,
