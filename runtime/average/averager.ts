@@ -57,7 +57,6 @@ export class Averager {
   #rounds = 0;
   /** One round at a time. What others bring does not wait for it: two that bring each other something would wait for ever. */
   #turn: Promise<unknown> = Promise.resolve();
-  #before: PeerId[] = [];
   /** What the last rounds took from training, the newest last. */
   readonly #busyMs: number[] = [];
 
@@ -127,10 +126,8 @@ export class Averager {
     const number = inStep ?? this.#rounds;
     const busy = new Stopwatch(now);
     const neighbours = this.peers.admitted(replicas);
-    if (this.isSynchronous) await this.#untilOthersHave(neighbours, signal);
     const snapshot = await busy.time(() => shelf.snapshot(undefined, inStep));
     this.#rounds = number + 1;
-    this.#before = neighbours.map(({ peer }) => peer);
     if (neighbours.length === 0) return { ...NOTHING, busyMs: busy.ms };
     const whole = this.#wireBytes.reduce((sum, bytes) => sum + bytes, 0);
     this.peers.measure(whole, spec.intervalMs / 1_000);
@@ -160,6 +157,7 @@ export class Averager {
     });
     try {
       await pulls.all(signal);
+      if (this.isSynchronous) await this.#untilHave(round.arrivals, signal);
       signal.throwIfAborted();
       if (spec.defence.kind !== 'none')
         this.peers.strike([...pulls.verdicts, ...this.#judged(round, snapshot, pulls.told)], number);
@@ -179,13 +177,16 @@ export class Averager {
     }
   }
 
-  /** In step: what is shown of the last round must not change before everyone has it, or had the time for it. */
-  async #untilOthersHave(neighbours: readonly Replica[], signal: AbortSignal): Promise<void> {
-    const expected = this.#before.filter((peer) => neighbours.some((replica) => replica.peer === peer));
-    if (expected.length === 0) return;
+  /**
+   * In step: what is shown of this round must not change, as it does with a merge, before everyone of whom something came has it too, or had
+   * the time for it.
+   */
+  async #untilHave(arrivals: Round['arrivals'], signal: AbortSignal): Promise<void> {
+    const peers = [...new Set([...arrivals.values()].flat().map(({ peer }) => peer as PeerId))];
+    if (peers.length === 0) return;
     const limit = AbortSignal.any([signal, AbortSignal.timeout(this.#options.spec.patienceMs)]);
     try {
-      await this.#options.shelf.untilGiven(expected, limit);
+      await this.#options.shelf.untilGiven(peers, limit);
     } catch (cause) {
       signal.throwIfAborted();
       if (!limit.aborted) throw cause; // who has not come in time goes without

@@ -134,6 +134,17 @@ test('in step, whoever is early waits for the others, and nobody shows the next 
   assert.ok(apart(x ?? [], y ?? []) <= 1e-6 && apart(x ?? [], z ?? []) <= 1e-6);
 });
 
+test('in step, who fetches late is given what the round began with, not what others have merged', async (t) => {
+  const replicas = await open(t, 3, { planner: 'all-reduce' }, 1);
+  const before = await replicas.everyUnits();
+  replicas.before = ({ kind, from }) =>
+    new Promise((resolve) => setTimeout(resolve, kind === 'layers.pull' && from === replicas.at(1).uid ? 200 : 0));
+  await together(replicas, 0);
+  const mean = sum(before).map((value) => value / 3);
+  for (const [i, units] of (await replicas.everyUnits()).entries())
+    assert.ok(worst(units.flat(), mean) <= 1e-6, `replica ${i}`);
+});
+
 test('in step, one that comes late in the count is waited for once, not in every round', async (t) => {
   const replicas = await open(t, 2, { planner: 'all-reduce', patienceMs: 3_000 });
   for (let step = 0; step < 3; step += 1) await together(replicas, step);
