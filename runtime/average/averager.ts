@@ -9,6 +9,7 @@ import type { Tensors } from '../tensor.ts';
 import type { PeerId, Uid } from '../wire/ids.ts';
 import type { Replica } from '../wire/messages.ts';
 import { Clipping } from './clipping.ts';
+import { Pace } from './pace.ts';
 import { Peers, type Offer } from './peers.ts';
 import type { Told } from './judge.ts';
 import type { Planner } from './planner.ts';
@@ -41,8 +42,6 @@ export interface RoundOutcome {
 
 /** What a received byte costs this machine's processors, both threads together, counted as time away from training. */
 const BYTES_PER_MS = 100_000;
-/** Rounds whose cost decides how far apart they are. */
-const REMEMBERED = 8;
 const OFFER_MS = 4_000;
 const NOTHING: RoundOutcome = { peers: [], units: 0, bytes: 0, busyMs: 0 };
 /** What is reckoned for a round trip: it only matters where next to nothing is pulled. */
@@ -57,8 +56,9 @@ export class Averager {
   #rounds = 0;
   /** One round at a time. What others bring does not wait for it: two that bring each other something would wait for ever. */
   #turn: Promise<unknown> = Promise.resolve();
-  /** What the last rounds took from training, the newest last. */
-  readonly #busyMs: number[] = [];
+  /** Who serves in step and did not fetch in time: not waited for again before it has fetched a round. */
+  readonly #absent = new Set<PeerId>();
+  readonly #pace = new Pace();
 
   constructor(options: AveragerOptions) {
     const { uid, spec, shelf, labels, emit, now } = options;
@@ -90,10 +90,7 @@ export class Averager {
     });
   }
 
-  /**
-   * Rounds beside training until aborted, further apart where they would take more than their share of the machine: by the mean of the last
-   * ones but the largest, since one that was held up (the machine slept, a shader was compiled) says nothing of the next.
-   */
+  /** Rounds beside training until aborted, further apart where they would take more than their share of the machine. */
   async run(
     replicas: () => readonly Replica[],
     signal: AbortSignal,
@@ -104,8 +101,7 @@ export class Averager {
       const started = now();
       try {
         const { busyMs } = await this.round(replicas(), signal);
-        this.#busyMs.push(busyMs);
-        if (this.#busyMs.length > REMEMBERED) this.#busyMs.shift();
+        this.#pace.took(busyMs);
       } catch (cause) {
         if (signal.aborted) return;
         const error = toMeshError(cause);
@@ -116,7 +112,7 @@ export class Averager {
           message: `${this.#options.uid}: a round of averaging failed: ${error.message}`,
         });
       }
-      await rest(Math.max(0, Math.max(spec.intervalMs, meanButLargest(this.#busyMs) / spec.share) - (now() - started)));
+      await rest(Math.max(0, Math.max(spec.intervalMs, this.#pace.usualMs / spec.share) - (now() - started)));
     }
   }
 
@@ -124,8 +120,11 @@ export class Averager {
     const { spec, shelf, now, random, self, uid, run, learningRate, emit } = this.#options;
     const started = now();
     const number = inStep ?? this.#rounds;
+    // Everyone fetches everything of everyone.
+    const isWaitedFor = this.isSynchronous || (inStep !== undefined && this.#planner.name === 'appg');
     const busy = new Stopwatch(now);
     const neighbours = this.peers.admitted(replicas);
+    for (const peer of this.#absent) if (shelf.isGiven(peer)) this.#absent.delete(peer);
     const snapshot = await busy.time(() => shelf.snapshot(undefined, inStep));
     this.#rounds = number + 1;
     if (neighbours.length === 0) return { ...NOTHING, busyMs: busy.ms };
@@ -157,7 +156,7 @@ export class Averager {
     });
     try {
       await pulls.all(signal);
-      if (this.isSynchronous) await this.#untilHave(round.arrivals, signal);
+      if (isWaitedFor) await this.#untilHave(round.arrivals, signal);
       signal.throwIfAborted();
       if (spec.defence.kind !== 'none')
         this.peers.strike([...pulls.verdicts, ...this.#judged(round, snapshot, pulls.told)], number);
@@ -182,14 +181,17 @@ export class Averager {
    * the time for it.
    */
   async #untilHave(arrivals: Round['arrivals'], signal: AbortSignal): Promise<void> {
-    const peers = [...new Set([...arrivals.values()].flat().map(({ peer }) => peer as PeerId))];
+    const { shelf, spec } = this.#options;
+    const came = new Set([...arrivals.values()].flat().map(({ peer }) => peer as PeerId));
+    const peers = [...came].filter((peer) => !this.#absent.has(peer));
     if (peers.length === 0) return;
-    const limit = AbortSignal.any([signal, AbortSignal.timeout(this.#options.spec.patienceMs)]);
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(spec.patienceMs)]);
     try {
-      await this.#options.shelf.untilGiven(peers, limit);
+      await shelf.untilGiven(peers, limit);
     } catch (cause) {
       signal.throwIfAborted();
-      if (!limit.aborted) throw cause; // who has not come in time goes without
+      if (!limit.aborted) throw cause;
+      for (const peer of peers) if (!shelf.isGiven(peer)) this.#absent.add(peer);
     }
   }
 
@@ -278,12 +280,6 @@ export class Averager {
     this.#turn = next.catch(() => undefined); // whoever asked has the error
     return next;
   }
-}
-
-/** Of one value: that. */
-function meanButLargest(values: readonly number[]): number {
-  const counted = values.length > 1 ? values.toSorted((a, b) => a - b).slice(0, -1) : values;
-  return counted.reduce((sum, value) => sum + value, 0) / Math.max(1, counted.length);
 }
 
 const counts = ({ peers, units, bytes }: RoundOutcome): Pick<RoundOutcome, 'peers' | 'units' | 'bytes'> => ({

@@ -80,6 +80,8 @@ export class Shelf {
   /** The newest synchronous round, and units of it that each peer has been given. */
   #round = -1;
   readonly #given = new Map<PeerId, number>();
+  /** The newest round that each has asked for. */
+  readonly #asked = new Map<PeerId, number>();
   #first: Promise<Snapshot> | null = null;
   #latest: Snapshot | null = null;
   /** By unit, the last exchange that is in its slow weights, plus one; and what it made of them. */
@@ -122,9 +124,14 @@ export class Shelf {
     return this.#latest ?? (await (this.#first ?? this.snapshot()));
   }
 
-  /** Until all of these have been given everything of the newest round, which may then be written over. */
+  /** Until all of these have been given everything of the newest round, or are beyond it: it may then be written over. */
   async untilGiven(peers: readonly PeerId[], signal: AbortSignal): Promise<void> {
-    await this.gate.when(() => peers.every((peer) => (this.#given.get(peer) ?? 0) >= this.units.length), signal);
+    await this.gate.when(() => peers.every((peer) => this.isGiven(peer)), signal);
+  }
+
+  /** Whether that peer needs nothing more of the newest round. */
+  isGiven(peer: PeerId): boolean {
+    return (this.#given.get(peer) ?? 0) >= this.units.length || (this.#asked.get(peer) ?? -1) > this.#round;
   }
 
   /** Shows what is exchanged in exchange `round`. */
@@ -184,6 +191,10 @@ export class Shelf {
     this.#expectDigest(digest);
     this.#expectFit(units);
     if (kind === 'outer' || (kind === 'slow' && round !== undefined)) return this.#exchanged(request, context);
+    if (round !== undefined && kind === 'weights' && round > (this.#asked.get(context.peer) ?? -1)) {
+      this.#asked.set(context.peer, round);
+      this.gate.tell();
+    }
     if (round !== undefined)
       await context.idle(() =>
         kind === 'momentum'

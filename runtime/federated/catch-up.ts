@@ -23,8 +23,8 @@ export interface CatchUpOptions {
 
 const OFFER_MS = 5_000;
 
-/** Whose model was taken over; or why none was: those that answer have not begun, or nobody could be asked, or what came was no model. */
-export type CaughtUp = { from: string; steps: number } | 'nobody-ahead' | 'nobody-there';
+/** Whose model was taken over; or why none was: those that answer have not begun, nobody answers, or no whole model came. */
+export type CaughtUp = { from: string; steps: number } | 'nobody-ahead' | 'nobody-there' | 'failed';
 
 /** All of a model is taken over, or nothing. */
 export async function catchUp(options: CatchUpOptions): Promise<CaughtUp> {
@@ -42,7 +42,8 @@ export async function catchUp(options: CatchUpOptions): Promise<CaughtUp> {
       emit({ kind: 'log', level: 'warn', message: `The model of ${replica.uid} could not be taken over: ${message}` });
     }
   }
-  return answered > 0 && ahead.length === 0 ? 'nobody-ahead' : 'nobody-there';
+  if (ahead.length > 0) return 'failed';
+  return answered > 0 ? 'nobody-ahead' : 'nobody-there';
 }
 
 /** Those that are ahead, the furthest first. Who goes in step with others is behind only once they have gone on without it. */

@@ -3,6 +3,8 @@
 const TICK_MS = 1_000;
 /** Others have trained on for so long. */
 const SLEPT_MS = 15_000;
+/** Slow timers tick once a minute: beyond this it is sleep, whether there should have been steps or not. */
+const CERTAIN_MS = 120_000;
 
 export class Slumber {
   readonly #now: () => number;
@@ -33,13 +35,15 @@ export class Slumber {
   /** From now on steps are taken. */
   resume(): void {
     if (this.#isTraining) return;
+    this.tick();
     this.#isTraining = true;
-    this.#lastTick = this.#lastStep = this.#now();
-    this.#idleMs = 0;
+    this.#lastStep = this.#now();
   }
 
-  /** From now on there are none, and nothing tells sleep from slow timers. */
+  /** From now on there are none, and a short sleep cannot be told from slow timers. */
   pause(): void {
+    if (!this.#isTraining) return;
+    this.tick();
     this.#isTraining = false;
   }
 
@@ -50,7 +54,8 @@ export class Slumber {
     const idleMs = Math.max(this.#idleMs, now - this.#lastStep);
     this.#lastTick = now;
     this.#idleMs = 0;
-    if (!this.#isTraining || lateMs < SLEPT_MS || idleMs < lateMs - 2 * TICK_MS) return;
+    const isIdle = this.#isTraining && lateMs >= SLEPT_MS && idleMs >= lateMs - 2 * TICK_MS;
+    if (!isIdle && (this.#isTraining || lateMs < CERTAIN_MS)) return;
     this.#hasSlept = true;
     this.onWake();
   }

@@ -34,6 +34,8 @@ export interface WorkerOptions {
 }
 
 const LOOK_MS = 200;
+/** After a sleep: models that could not be taken over, before this worker goes on with its own. */
+const CATCH_UP_TRIES = 5;
 
 /** Resolves when the worker is done. Rejects with the reason when it cannot go on. */
 export async function runWorker(options: WorkerOptions): Promise<EventOf<'worker.done'>> {
@@ -223,11 +225,16 @@ class Worker {
    */
   async #beside(run: StageRun, averaging: Averaging): Promise<void> {
     const slumber = this.#slumber;
+    let failures = 0;
     const makeUp = async (): Promise<void> => {
       slumber.tick();
       if (!slumber.hasSlept || this.#signal.aborted) return;
       try {
-        if ((await this.#catchUp(run, averaging)) !== 'nobody-there') slumber.madeUpFor();
+        const result = await this.#catchUp(run, averaging);
+        failures = result === 'failed' ? failures + 1 : 0;
+        if (result === 'nobody-there' || (failures > 0 && failures < CATCH_UP_TRIES)) return;
+        slumber.madeUpFor();
+        failures = 0;
       } catch (cause) {
         if (!this.#signal.aborted) throw cause;
       }

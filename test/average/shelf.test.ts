@@ -143,6 +143,19 @@ test('a round is given when every neighbour has had every unit of it, and of no 
   await given;
 });
 
+test('who asks for a later round needs nothing more of this one', async () => {
+  const { shelf } = shelfOf();
+  await shelf.snapshot(undefined, 4);
+  assert.ok(!shelf.isGiven(peerId('b')));
+  const stop = new AbortController();
+  const later = pull(shelf, { round: 5 }, contextOf('b', stop.signal));
+  await shelf.untilGiven([peerId('b')], AbortSignal.timeout(1_000));
+  stop.abort(new MeshError('cancelled', 'Enough.', 'Nothing to do.'));
+  await assert.rejects(later, withCode('cancelled'));
+  await shelf.snapshot(undefined, 5);
+  assert.ok(!shelf.isGiven(peerId('b')));
+});
+
 const exchange = (value: number, more: object = {}): Parameters<Shelf['show']>[1] => ({
   ...{ units: [0, 1], format: 'int8', before: standingAfter(null, [UID]) },
   tensors: new Map([['outer', dataOf(value)], ['slow', dataOf(-value)]]), // prettier-ignore

@@ -134,16 +134,17 @@ test('in step, whoever is early waits for the others, and nobody shows the next 
   assert.ok(apart(x ?? [], y ?? []) <= 1e-6 && apart(x ?? [], z ?? []) <= 1e-6);
 });
 
-test('in step, who fetches late is given what the round began with, not what others have merged', async (t) => {
-  const replicas = await open(t, 3, { planner: 'all-reduce' }, 1);
-  const before = await replicas.everyUnits();
-  replicas.before = ({ kind, from }) =>
-    new Promise((resolve) => setTimeout(resolve, kind === 'layers.pull' && from === replicas.at(1).uid ? 200 : 0));
-  await together(replicas, 0);
-  const mean = sum(before).map((value) => value / 3);
-  for (const [i, units] of (await replicas.everyUnits()).entries())
-    assert.ok(worst(units.flat(), mean) <= 1e-6, `replica ${i}`);
-});
+for (const planner of ['all-reduce', 'd-psgd', 'appg'])
+  test(`in step, who fetches late is given what the round began with, not what others have merged: ${planner}`, async (t) => {
+    const replicas = await open(t, 3, { planner, defence: 'finite' }, 1);
+    const before = await replicas.everyUnits();
+    replicas.before = ({ kind, from }) =>
+      new Promise((resolve) => setTimeout(resolve, kind === 'layers.pull' && from === replicas.at(1).uid ? 200 : 0));
+    await together(replicas, 0);
+    const mean = sum(before).map((value) => value / 3);
+    for (const [i, units] of (await replicas.everyUnits()).entries())
+      assert.ok(worst(units.flat(), mean) <= 1e-6, `replica ${i}`);
+  });
 
 test('in step, one that comes late in the count is waited for once, not in every round', async (t) => {
   const replicas = await open(t, 2, { planner: 'all-reduce', patienceMs: 3_000 });
@@ -166,6 +167,25 @@ test('in step, one that is dead is waited for no longer than patience lasts', as
   assert.ok(performance.now() - started < 5_000);
   const [a, b] = await replicas.everyUnits();
   assert.ok(apart(a ?? [], b ?? []) <= 1e-6);
+});
+
+test('in step, one that serves and never fetches is waited for once, until it fetches again', async (t) => {
+  const replicas = await open(t, 3, { planner: 'all-reduce', patienceMs: 1_000 });
+  const deaf = replicas.at(2);
+  const serves = (number: number): Promise<unknown> => deaf.averaging.shelf.snapshot(undefined, number);
+  const waited: number[] = [];
+  for (let step = 0; step < 4; step += 1) {
+    const started = performance.now();
+    await serves(step);
+    await Promise.all([0, 1].map((index) => round(replicas, index, step)));
+    waited.push(performance.now() - started);
+  }
+  assert.ok((waited[0] ?? 0) >= 900 && waited.slice(1).every((ms) => ms < 900), `${waited}`);
+  // It fetches again: the others wait for it as before.
+  await together(replicas, 4);
+  await together(replicas, 5);
+  const [a, b, c] = await replicas.everyUnits();
+  assert.ok(apart(a ?? [], b ?? []) <= 1e-6 && apart(a ?? [], c ?? []) <= 1e-6);
 });
 
 test('a stage that closes tells whoever waits for its round', async (t) => {

@@ -63,3 +63,18 @@ test('a stall, steps of minutes, timers of a hidden tab and a clock that is put 
   assert.equal(pass(1_000, 0), false);
   assert.equal(pass(60_000, 0), true);
 });
+
+test('a long sleep is noticed while nothing is trained, and a short one that ends with training', (t) => {
+  const { of, pass } = slumber(t);
+  of.pause();
+  assert.equal(pass(3_600_000, 0), true);
+  of.madeUpFor();
+  const at = { ms: 0 };
+  const short = new Slumber(() => at.ms);
+  t.after(() => short.close());
+  short.resume();
+  at.ms = 30_000;
+  short.stepped();
+  short.pause();
+  assert.equal(short.hasSlept, true);
+});
