@@ -180,7 +180,7 @@ test('in step, one that serves and never fetches is waited for once, until it fe
     await Promise.all([0, 1].map((index) => round(replicas, index, step)));
     waited.push(performance.now() - started);
   }
-  assert.ok((waited[0] ?? 0) >= 900 && waited.slice(1).every((ms) => ms < 900), `${waited}`);
+  assert.ok((waited[0] ?? 0) >= 900 && waited.slice(1).every((ms) => ms < 900), waited.join(' '));
   // It fetches again: the others wait for it as before.
   await together(replicas, 4);
   await together(replicas, 5);
