@@ -12,10 +12,12 @@ export class Pace {
     if (this.#busyMs.length > REMEMBERED) this.#busyMs.shift();
   }
 
-  /** Mean of the last ones but the largest: one that was held up (the machine slept, a shader was compiled) says nothing of the next. */
+  /**
+   * Mean of the last ones but the largest: one that was held up (the machine slept, shaders were compiled for the first) says nothing of the
+   * next. 0 before there were two.
+   */
   get usualMs(): number {
-    const all = this.#busyMs;
-    const counted = all.length > 1 ? all.toSorted((a, b) => a - b).slice(0, -1) : all;
+    const counted = this.#busyMs.toSorted((a, b) => a - b).slice(0, -1);
     return counted.reduce((sum, ms) => sum + ms, 0) / Math.max(1, counted.length);
   }
 }

@@ -269,8 +269,9 @@ export class Mux {
     if (now - this.#lastTick > this.#options.heartbeatMs * 3) this.#lastHeard = now;
     this.#lastTick = now;
     const silence = now - this.#lastHeard;
-    const limit = this.#options.silenceMs * (this.#pipe.isAnswered?.() === true ? ANSWERED : 1);
-    if (silence > limit) this.#end(pipeClosed(`nothing was heard for ${Math.round(silence)} ms`));
+    const { silenceMs } = this.#options;
+    const isGone = silence > silenceMs * ANSWERED || (silence > silenceMs && this.#pipe.isAnswered?.() !== true);
+    if (isGone) this.#end(pipeClosed(`nothing was heard for ${Math.round(silence)} ms`));
     else if (silence > this.#options.heartbeatMs / 2) this.#control({ type: 'ping', index: 0 });
   }
 

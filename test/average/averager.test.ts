@@ -221,5 +221,5 @@ test('rounds beside training keep to their share of the machine; one that was he
       return Promise.resolve();
     },
   );
-  assert.deepEqual(rests, [270, 90, 90, 0, 140, 130]);
+  assert.deepEqual(rests, [0, 90, 90, 0, 140, 130]);
 });

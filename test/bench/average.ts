@@ -138,6 +138,7 @@ async function mergeCost(t: Scope, isQuick: boolean): Promise<object> {
     await step();
     await averager.round(replicas, stop.signal);
   }
+  await cycle(); // the pace comes of two rounds
   const without: number[] = [];
   const with_: number[] = [];
   const resting: number[] = [];

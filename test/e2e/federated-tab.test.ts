@@ -96,7 +96,7 @@ test('a tab and two processes train on their own shares', { timeout: 90_000 }, a
   await tab.page.locator('figcaption', { hasText: 'by class, worker.0.0.0' }).waitFor();
   await tab.click('worker-dismiss');
   await tab.until('lend-state', 'data-state', /idle/);
-  assert.equal(tab.page.workers().length, 0);
+  await until('its worker is gone', () => tab.page.workers().length === 0, 5_000);
   assert.deepEqual(tab.complaints, []);
 });
 
@@ -144,7 +144,7 @@ test(
     await tab.until('notice', null, /worker\.0\.1\.0 is withdrawn/);
     await row.and(tab.page.locator('[data-condition=gone]')).waitFor();
     await tab.until('next-worker', null, /^worker\.0\.1\.0$/);
-    assert.equal(tab.page.workers().length, 0);
+    await until('its worker is gone', () => tab.page.workers().length === 0, 5_000);
     assert.deepEqual(tab.complaints, []);
   },
 );
