@@ -67,8 +67,8 @@ const example = command({
         version: planner === 'none' ? 1 : 0,
         partition: { kind: 'dirichlet', alpha },
         optimizer: { name: 'sgd', lr: 0.1 },
-        schedule: { kind: 'linear', final: 0.1 },
-        average: { planner, intervalMs: 250, share: 0.2 },
+        schedule: { kind: 'linear', final: 0.02 },
+        average: { planner, intervalMs: 200, share: 0.5 },
       });
     config(0, method); // what is wrong is said before anything is started
     const mesh = new LocalMesh(context);
