@@ -104,7 +104,7 @@ test(
   'kill -9 of the monitor: training goes on, and the restarted one knows every record within 5 s',
   { timeout: 120_000 },
   async (t) => {
-    const plan = config(350);
+    const plan = config(500);
     const data = await smallMnist(plan, ROWS);
     const mesh = await startMesh(t);
     await Promise.all(UIDS.map((uid) => mesh.serveReady([uid])));

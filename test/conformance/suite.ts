@@ -99,7 +99,7 @@ function suite(maker: PairMaker): void {
   });
 
   test('a consumer that does not finish holds the sender back, in bounded memory', async (t) => {
-    const total = Math.max(128, 256 * scaleOf(maker));
+    const total = 512 * scaleOf(maker);
     const gate = Promise.withResolvers<void>();
     let arrived = 0;
     const { a, b } = await linked(

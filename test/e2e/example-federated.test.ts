@@ -6,7 +6,7 @@ import path from 'node:path';
 import test from 'node:test';
 import { startNode } from '../support/processes.ts';
 
-test('two epochs: together the workers beat what they reach alone', { timeout: 170_000 }, async (t) => {
+test('two epochs: together every worker beats what it reaches alone', { timeout: 170_000 }, async (t) => {
   const folder = await mkdtemp(path.join(tmpdir(), 'skein-example-'));
   t.after(() => rm(folder, { recursive: true, force: true }));
   const args = ['--exit', '--epochs', '2', '--port', '0', '--state', path.join(folder, 'state')];
@@ -21,8 +21,7 @@ test('two epochs: together the workers beat what they reach alone', { timeout: 1
   done.workers?.forEach(({ accuracy, perClassAccuracy }, i) => {
     assert.equal(perClassAccuracy.length, 10);
     const alone = done.alone?.[i];
-    // One whose own data have nearly all classes gains little in two epochs.
-    assert.ok(alone && accuracy > alone.accuracy - 0.01, `worker ${i}: ${accuracy} together, ${alone?.accuracy} alone`);
+    assert.ok(alone && accuracy > alone.accuracy, `worker ${i}: ${accuracy} together, ${alone?.accuracy} alone`);
     assert.ok(Math.min(...perClassAccuracy) > Math.min(...alone.perClassAccuracy), `worst class of worker ${i}`);
   });
   assert.ok(done.accuracy >= 0.85, `mean accuracy ${done.accuracy}`);
