@@ -67,7 +67,7 @@ async function outcome(files: Files, flags: readonly string[]): Promise<Outcome>
   return { loss, gradients, weights };
 }
 
-/** Every model under every number of stages is in test/model/language.test.ts; here is what goes through files, flags and links. */
+/** Every model under every split is in test/model/language.test.ts; here is what goes through files, flags and links. */
 const CASES: [name: string, split: string][] = [
   ['gpt2-one-token', '1,1'],
   ['gpt2-four-layers', '1,2,1'],

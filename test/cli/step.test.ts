@@ -11,6 +11,7 @@ import { decode, encode } from '../../runtime/safetensors.ts';
 import { f32Of, f32Tensor, i32Tensor, type Tensor } from '../../runtime/tensor.ts';
 import { relativeError } from '../reference/kernels.ts';
 import { assertRefused, runNode, type Ended } from '../support/cli.ts';
+import { splits } from '../support/splits.ts';
 
 const TOLERANCE = 1e-5;
 const golden = new URL('../golden/step/', import.meta.url);
@@ -103,12 +104,9 @@ async function assertAgrees(name: string, split: readonly number[] | null, t: Te
   assert.equal(done.stages, split?.length ?? 1);
 }
 
-/** All ways to cut layers into stages are in test/model/golden.test.ts. */
-const SPLITS = [[4], [1, 3], [2, 2], [1, 1, 1, 1]];
-
 const names = readdirSync(golden).map((file) => file.replace('.safetensors', ''));
 for (const name of names) test(`agrees with PyTorch: ${name}`, (t) => assertAgrees(name, null, t));
-for (const split of SPLITS)
+for (const split of splits(4))
   test(`agrees with PyTorch, four layers split into ${split.join('+')}`, (t) => assertAgrees('deep', split, t));
 test('agrees with PyTorch, convolutions and linear layers split into 1+2+2', (t) => assertAgrees('cnn', [1, 2, 2], t));
 test('the golden files cover ignored rows, convolutions, and sgd, momentum, adamw, decay', () => {

@@ -9,19 +9,12 @@ import { layerCount } from '../../runtime/model/spec.ts';
 import { decode } from '../../runtime/safetensors.ts';
 import type { Tensor } from '../../runtime/tensor.ts';
 import { relativeError } from '../reference/kernels.ts';
+import { splits } from '../support/splits.ts';
 import { Pipeline, copyOf, floats, testCompute } from './harness.ts';
 
 const TOLERANCE = 1e-5;
 const folder = new URL('../golden/', import.meta.url);
 const compute = testCompute();
-
-/** All ways to cut `total` layers into stages: 4, 1+3, 2+2, 3+1, 1+1+2 and so on. */
-function splits(total: number): number[][] {
-  if (total === 0) return [[]];
-  return Array.from({ length: total }, (_, i) => i + 1).flatMap((first) =>
-    splits(total - first).map((rest) => [first, ...rest]),
-  );
-}
 
 for (const file of readdirSync(folder).filter((name) => name.endsWith('.safetensors'))) {
   const { tensors, metadata } = decode(new Uint8Array(readFileSync(new URL(file, folder))));
