@@ -61,6 +61,7 @@ class Worker {
   readonly #neighbours: Neighbours;
   readonly #stage: HostedStage;
   readonly #stop = new AbortController();
+  readonly #trained = new AbortController();
   readonly #signal: AbortSignal;
   readonly #total: number;
   #isDone = false;
@@ -109,9 +110,9 @@ class Worker {
       const failed = rounds.then(() => new Promise<never>(() => {})); // it only ever ends this race by rejecting
       await Promise.race([this.#train(run, averaging), failed]);
       this.#isDone = true;
-      await Promise.race([this.#linger(averaging), failed]);
-      this.#stop.abort(new DOMException('This worker is done.', 'AbortError'));
+      this.#trained.abort(new DOMException('This worker has trained.', 'AbortError'));
       await rounds;
+      await this.#linger(averaging);
     } finally {
       this.#stop.abort(new DOMException('This worker ends.', 'AbortError'));
     }
@@ -225,10 +226,11 @@ class Worker {
    */
   async #beside(run: StageRun, averaging: Averaging): Promise<void> {
     const slumber = this.#slumber;
+    const signal = AbortSignal.any([this.#signal, this.#trained.signal]);
     let failures = 0;
     const makeUp = async (): Promise<void> => {
       slumber.tick();
-      if (!slumber.hasSlept || this.#signal.aborted) return;
+      if (!slumber.hasSlept || signal.aborted) return;
       try {
         const result = await this.#catchUp(run, averaging);
         failures = result === 'failed' ? failures + 1 : 0;
@@ -243,10 +245,10 @@ class Worker {
       await makeUp();
       const awake = new AbortController();
       slumber.onWake = () => awake.abort();
-      await this.#neighbours.rest(ms, AbortSignal.any([this.#signal, awake.signal]));
+      await this.#neighbours.rest(ms, AbortSignal.any([signal, awake.signal]));
       await makeUp();
     };
-    await averaging.averager?.run(() => this.#neighbours.present(), this.#signal, rest);
+    await averaging.averager?.run(() => this.#neighbours.present(), signal, rest);
   }
 
   #resume(): void {
@@ -259,7 +261,10 @@ class Worker {
     this.#slumber.pause();
   }
 
-  /** Serves, and goes on averaging, until every neighbour that is still there has done its training too; then once more round. */
+  /**
+   * Serves what it has until every neighbour that is still there has done its training too; then one round. Who averaged on without training
+   * would only follow those that still train, away from its own data.
+   */
   async #linger(averaging: Averaging): Promise<void> {
     const { config, peer, signal } = this.#options;
     const until = performance.now() + config.patienceMs;
