@@ -5,6 +5,8 @@
 const REMEMBERED = 32;
 /** Before so many were accepted the median says little, and the unit's own size bounds what it may be moved by. */
 const WARM_UP = 10;
+/** f32's smallest normal number: a factor below it is rounded by up to its half, or flushed to nothing, as the device likes. */
+const SMALLEST_FACTOR = 2 ** -126;
 /** Of a unit's own size: closer than that is rounding. A unit that nobody trained for a while must not be held where it is for ever. */
 const ROUNDING = 1e-3;
 
@@ -50,6 +52,12 @@ export class Clipping {
   }
 }
 
-/** What is left of a contribution at this distance: min(1, radius / distance). */
-export const clipFactor = (distance: number, radius: number): number =>
-  distance <= radius || distance === 0 ? 1 : radius / distance;
+/**
+ * What is left of a contribution at this distance: min(1, radius / distance). 0 where that is smaller than what f32 holds with all its bits,
+ * because rounded up it would bring the contribution to beyond the radius.
+ */
+export function clipFactor(distance: number, radius: number): number {
+  if (distance <= radius || distance === 0) return 1;
+  const factor = radius / distance;
+  return factor < SMALLEST_FACTOR ? 0 : factor;
+}

@@ -1,7 +1,7 @@
 // What links carry, told by real transfers: a running mean for each peer that small transfers do not spoil and time wears off.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { Bandwidth } from '../../runtime/average/bandwidth.ts';
 
 const KIB = 1024;

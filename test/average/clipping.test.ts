@@ -1,7 +1,7 @@
 // The radius that follows what was accepted: it bounds what a peer can do at once and in the long run, and never holds honest ones back for ever.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { clipFactor, Clipping } from '../../runtime/average/clipping.ts';
 
 const accepted = (clipping: Clipping, distances: readonly number[], ownNorm = 1): void => {
@@ -43,6 +43,12 @@ test('a unit that long lay still can be moved again', () => {
 
 test('clipFactor brings a contribution to the radius and no further', () => {
   assert.deepEqual([clipFactor(0, 0), clipFactor(1, 0), clipFactor(1, 1), clipFactor(4, 1), clipFactor(4, Infinity)], [1, 0, 1, 0.25, 1]); // prettier-ignore
+  assert.deepEqual(
+    [clipFactor(1e200, 2.6e-124), clipFactor(1e30, 1e-9)],
+    [0, 0],
+    'rounded up, 5e-324 would be beyond the radius',
+  );
+  assert.ok(Math.fround(clipFactor(1e30, 1.2e-8)) >= 2 ** -126);
   fc.assert(
     fc.property(
       fc.double({ min: 0, max: 1e200, noNaN: true }),

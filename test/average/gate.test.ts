@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { Gate } from '../../runtime/average/gate.ts';
 import { MeshError } from '../../runtime/errors.ts';
 

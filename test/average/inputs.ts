@@ -1,5 +1,5 @@
 // Random views of a neighbourhood, for the property tests of planners: also with peers of whom nothing is known, or nothing sensible.
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import type { NetworkView, PeerView, PlanInput } from '../../runtime/average/planner.ts';
 
 const ids = fc.uniqueArray(fc.stringMatching(/^[a-z]{1,4}$/), { minLength: 0, maxLength: 12 });

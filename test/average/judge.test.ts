@@ -1,7 +1,7 @@
 // What a round tells about peers: each offence is found, with the numbers; what honest peers do is none, whatever they draw.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { Clipping } from '../../runtime/average/clipping.ts';
 import { Judge, type Claim, type Told } from '../../runtime/average/judge.ts';
 import type { Arrival } from '../../runtime/average/round.ts';

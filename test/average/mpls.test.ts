@@ -1,7 +1,7 @@
 // MPLS against vectors that were computed by hand from the paper's equations, and its promises as properties.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { usableOf } from '../../runtime/average/planners/common.ts';
 import { assign } from '../../runtime/average/planners/mpls-assign.ts';
 import { mpls, mplsLayer, progressOf, scoresOf } from '../../runtime/average/planners/mpls.ts';

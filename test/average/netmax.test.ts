@@ -1,7 +1,7 @@
 // NetMax: the properties of its policy that the paper's constraints promise, and who is pulled from.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { mixingMatrix } from '../../runtime/average/planners/netmax-mixing.ts';
 import {
   boundedPolicy,

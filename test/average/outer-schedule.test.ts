@@ -1,7 +1,7 @@
 // When low-communication training exchanges what, and with whom: found alike by every replica from its own count of steps.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { outerSpecSchema } from '../../runtime/average-spec.ts';
 import {
   dueAfter,

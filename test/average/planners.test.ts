@@ -1,7 +1,7 @@
 // What every planner promises, on random neighbourhoods: also with peers of whom nothing is known, or nothing sensible.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { plannerOf, PLANNER_NAMES, plannerSpecSchema, type PlannerSpec } from '../../runtime/average/planners/index.ts';
 import type { Plan, PlanInput } from '../../runtime/average/planner.ts';
 import { askable, given, inputOf } from './inputs.ts';

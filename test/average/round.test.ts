@@ -1,7 +1,7 @@
 // One round as a state machine: until when each pull may take, who is asked instead, and what the answers become.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { Clipping } from '../../runtime/average/clipping.ts';
 import type { Mixing, Plan } from '../../runtime/average/planner.ts';
 import { Round, type Arrival, type PullRequest, type RoundOptions, type UnitMix } from '../../runtime/average/round.ts';

@@ -1,7 +1,7 @@
 // Who follows whom in low-communication training: of replicas that parted, however exchanges were lost, all are one again soon after.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { standingAfter, whomToFollow, type Standing } from '../../runtime/average/standing.ts';
 import { uidSchema, type Uid } from '../../runtime/wire/ids.ts';
 import { randomOf } from './inputs.ts';

@@ -1,7 +1,7 @@
 // How long iterations take in the whole network, as neighbours tell it: the fresher row wins, old ones go, and nobody can fill it up.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { Timetable } from '../../runtime/average/timetable.ts';
 import { uidSchema, type Uid } from '../../runtime/wire/ids.ts';
 import { messages, type Times } from '../../runtime/wire/messages.ts';

@@ -1,7 +1,7 @@
 // Strikes and bans: what cannot be an accident ends in a ban at the second time, the rest at the third; clean rounds make up for strikes.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { Trust, type Offence } from '../../runtime/average/trust.ts';
 
 const MINUTE = 60_000;

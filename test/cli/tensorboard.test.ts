@@ -4,7 +4,7 @@ import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { crc32c, record, scalarEvent, versionEvent } from '../../node/tensorboard.ts';
 import { MetricsRows, openMetrics, type MetricsRow } from '../../node/run-metrics.ts';
 import type { MeshEvent } from '../../runtime/events.ts';

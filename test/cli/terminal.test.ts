@@ -1,7 +1,7 @@
 // What a person sees: one moving line on a terminal, a line now and then elsewhere, and nothing that could rewrite the screen.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { lineOf } from '../../node/event-lines.ts';
 import { terminal } from '../../node/terminal.ts';
 import type { EventOf, MeshEvent } from '../../runtime/events.ts';

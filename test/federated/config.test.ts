@@ -1,7 +1,7 @@
 // A worker's configuration and its share of the data: defaults, each key that is wrong by its name, and rows that nobody has twice.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { MeshError } from '../../runtime/errors.ts';
 import { neighboursOf, parseWorkerConfig, uidOf, workerConfigSchema } from '../../runtime/federated/config.ts';
 import { labelledShare, textShare } from '../../runtime/federated/data.ts';

@@ -1,7 +1,7 @@
 // Who is whose neighbour: symmetric, without oneself, the same on every worker, and in one piece.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { neighbours, topologySchema, type Topology } from '../../runtime/federated/topology.ts';
 
 const workers = fc.integer({ min: 1, max: 24 });

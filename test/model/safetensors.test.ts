@@ -1,7 +1,7 @@
 // The codec of files and frames: what goes in comes out, and no bytes whatever do worse than a `malformed`.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { decode, encode } from '../../runtime/safetensors.ts';
 import { DTYPE_BYTES, elements, type DType, type Tensor } from '../../runtime/tensor.ts';
 import { meshError } from './harness.ts';

@@ -2,7 +2,7 @@
 // rejects and a new one works.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { sizeClass } from '../../runtime/gpu/buffers.ts';
 import { philox, uniform } from '../../runtime/model/random.ts';
 import { layerCount, splitLayers, stageInfo } from '../../runtime/model/spec.ts';

@@ -1,7 +1,7 @@
 // Units: whatever the shapes, every element is in exactly one unit, rows stay whole, and all replicas cut alike.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { modelSpecSchema } from '../../runtime/model-spec.ts';
 import { layerCount, stageInfo } from '../../runtime/model/spec.ts';
 import { defaultUnitBytes, unitsDigest, unitsOf } from '../../runtime/model/units.ts';

@@ -1,7 +1,7 @@
 // What a stage remembers of its run: each microbatch at most once whatever is asked in whatever order; and the meter's figures.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { MeshError } from '../../runtime/errors.ts';
 import { Meter } from '../../runtime/server/meter.ts';
 import { StageRun } from '../../runtime/server/stage-run.ts';

@@ -1,7 +1,7 @@
 // The virtual clock: what happens when, in which order, also where timers are moved and cancelled.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { Clock, type Timer } from '../../runtime/simulate/events.ts';
 
 test('in the order of time, and of asking where times are the same', () => {

@@ -1,7 +1,7 @@
 // Rates of transfers that share lines: max–min fair after every start, end and change, and every byte arrives when the rates say so.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { Clock } from '../../runtime/simulate/events.ts';
 import { Flows, type Flow, type Resource } from '../../runtime/simulate/flows.ts';
 

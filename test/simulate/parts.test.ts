@@ -1,7 +1,7 @@
 // The parts of the simulator that have nothing to do with time: graphs, draws, layers, the learner, plans alone, comparisons.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { compare, losses } from '../../runtime/simulate/compare.ts';
 import { Draws, expOf } from '../../runtime/simulate/draws.ts';
 import { Learner, rowsOf } from '../../runtime/simulate/learner.ts';

@@ -1,7 +1,7 @@
 // The trainer agrees with one that counts everything anew at each merge, gives the same for the same text, and can be stopped.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { sotuCorpus } from '../../node/text-data.ts';
 import { trainBpe } from '../../runtime/text/bpe-train.ts';
 import { BYTE_ALPHABET, charactersOf } from '../../runtime/text/byte-characters.ts';

@@ -5,7 +5,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { readHfFolder } from '../../node/hf-folder.ts';
 import { writeHfFolder } from '../../node/hf-write.ts';
 import { MeshError } from '../../runtime/errors.ts';

@@ -5,7 +5,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { loadText, readTexts, sotuCorpus, textRun, type LoadedText } from '../../node/text-data.ts';
 import { writeTokenizer } from '../../node/tokenizer-files.ts';
 import { i32Of } from '../../runtime/tensor.ts';

@@ -2,7 +2,7 @@
 // is refused by its name.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { encode as packageEncode } from 'gpt-tokenizer/encoding/r50k_base';
 import { bpeTokenizer } from '../../runtime/text/bpe.ts';
 import { trainBpe } from '../../runtime/text/bpe-train.ts';

@@ -4,7 +4,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { readRunConfig } from '../../node/run-config.ts';
 import { MeshError } from '../../runtime/errors.ts';
 import { parseRunConfig, planStages, stageNames } from '../../runtime/train/config.ts';

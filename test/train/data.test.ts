@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { loadDataset } from '../../node/datasets.ts';
 import { MeshError } from '../../runtime/errors.ts';
 import { f32Of, i32Of } from '../../runtime/tensor.ts';

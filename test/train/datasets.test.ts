@@ -4,7 +4,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { findDataFile } from '../../node/data-files.ts';
 import { loadDataset } from '../../node/datasets.ts';
 import { MeshError } from '../../runtime/errors.ts';

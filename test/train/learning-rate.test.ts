@@ -1,7 +1,7 @@
 // The learning rate of every step: its corners, its shapes, and PyTorch's way to count.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { lrAt, rateOf, scheduleSpecSchema } from '../../runtime/train/learning-rate.ts';
 
 const rate = (spec: object, lr = 1e-3, steps = 1_500) => rateOf(scheduleSpecSchema.parse(spec), lr, steps);

@@ -1,7 +1,7 @@
 // Who gets which rows, as properties: nothing twice, nothing lost, nobody empty, and as uneven as was asked for.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { dirichlet, exp, ln } from '../../runtime/train/dirichlet.ts';
 import {
   labelShares,

@@ -1,7 +1,7 @@
 // Pipelines and routes, as properties: how many there are, that each is whole, that whoever is left stands behind the chosen one.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { pickHops, pipelines, routeOf, type Candidate } from '../../runtime/train/paths.ts';
 import { parseUid, peerIdSchema } from '../../runtime/wire/ids.ts';
 

@@ -2,7 +2,7 @@
 // more kept than each schedule promises.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { parseRunConfig } from '../../runtime/train/config.ts';
 import {
   drivenBy,

@@ -1,7 +1,7 @@
 // Who is in a run, according to the directory: joins, leaves, one that takes another's name, other versions, a lost monitor.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { Roster, type Member } from '../../runtime/train/roster.ts';
 import { parseUid, peerIdSchema, type PeerId } from '../../runtime/wire/ids.ts';
 import type { MeshRecord } from '../../runtime/wire/records.ts';

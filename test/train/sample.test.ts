@@ -1,7 +1,7 @@
 // Drawing tokens, and where a run stops for a moment.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { milestones } from '../../runtime/train/milestones.ts';
 import { drawFrom, sampleTokens } from '../../runtime/train/sample.ts';
 

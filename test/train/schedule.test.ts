@@ -1,7 +1,7 @@
 // The schedule, as properties: an epoch is each row once, a step never more than a batch, and the figures told beforehand are true.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { epochOrder } from '../../runtime/train/data.ts';
 import { makeSchedule, type Schedule } from '../../runtime/train/schedule.ts';
 

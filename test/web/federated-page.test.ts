@@ -1,7 +1,7 @@
 // The page's pure parts for federated runs: which places are free, what the events of workers add up to, what the log says of them.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { parseWorkerConfig } from '../../runtime/federated/config.ts';
 import { parseUid, peerIdSchema } from '../../runtime/wire/ids.ts';
 import type { MeshRecord } from '../../runtime/wire/records.ts';

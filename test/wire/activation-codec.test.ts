@@ -2,7 +2,7 @@
 // finite, or not what it says it is, is refused.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { f32Of, f32Tensor, i32Tensor, type Tensor, type Tensors } from '../../runtime/tensor.ts';
 import { BLOCK, decodeActivation, encodeActivation, type WireFormat } from '../../runtime/wire/activation-codec.ts';
 import { noise } from '../reference/kernels.ts';

@@ -1,7 +1,7 @@
 // The codecs of the wire, for all inputs: what goes in comes out, and bytes of any kind do no worse than `malformed` or `too-large`.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { MeshError } from '../../runtime/errors.ts';
 import { decode, encode } from '../../runtime/safetensors.ts';
 import type { Tensor } from '../../runtime/tensor.ts';

@@ -1,7 +1,7 @@
 // Messages that this version does not know, or whose bodies are broken: answered with an error, and the link goes on.
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
-import fc from 'fast-check';
+import fc from '../support/fast-check.ts';
 import { MeshError } from '../../runtime/errors.ts';
 import { localPair } from '../../runtime/mesh/local.ts';
 import { decodeFrame, encodeFrame } from '../../runtime/wire/frame.ts';
