@@ -19,8 +19,7 @@ import {
   type RunFile,
   type Snapshot,
 } from '../runtime/train/checkpoint.ts';
-import { ifThere, isFile } from './files.ts';
-import { unwritable } from './model-file.ts';
+import { ifThere, isFile, unwritable } from './files.ts';
 
 const PIECE_BYTES = 64 * 2 ** 20;
 const PART = '.part-';

@@ -1,5 +1,6 @@
-// Files that may not be there. Whatever else keeps one from being looked at is an error, and says so.
-import { stat } from 'node:fs/promises';
+// Files that may not be there, and files that are written whole. Whatever else keeps one from being looked at is an error, and says so.
+import { mkdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import path from 'node:path';
 import { MeshError } from '../runtime/errors.ts';
 
 const ABSENT: readonly unknown[] = ['ENOENT', 'ENOTDIR'];
@@ -22,3 +23,26 @@ export const isFile = async (file: string): Promise<boolean> =>
 
 /** Bytes of a file; 0 where there is none. */
 export const sizeOf = async (file: string): Promise<number> => (await ifThere(file, (name) => stat(name)))?.size ?? 0;
+
+/** Whole or not at all: written beside its place, then renamed. Makes the folder. Returns the full path; throws `bad-file`. */
+export async function writeWhole(file: string, content: string | Uint8Array): Promise<string> {
+  const target = path.resolve(file);
+  const part = `${target}.part`;
+  try {
+    await mkdir(path.dirname(target), { recursive: true });
+    await writeFile(part, content);
+    await rename(part, target);
+  } catch (cause) {
+    await rm(part, { force: true }).catch(() => undefined); // the first failure is the one to report
+    throw unwritable(file, cause);
+  }
+  return target;
+}
+
+export const unwritable = (file: string, cause: unknown): MeshError =>
+  new MeshError(
+    'bad-file',
+    `${file} cannot be written: ${(cause as Error).message}.`,
+    'Name a file in a folder that you may write to.',
+    { cause },
+  );

@@ -4,8 +4,7 @@ import { createHash, type Hash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open, rename, rm, stat } from 'node:fs/promises';
 import { MeshError, toMeshError } from '../runtime/errors.ts';
-import { sizeOf } from './files.ts';
-import { unwritable } from './model-file.ts';
+import { sizeOf, unwritable } from './files.ts';
 
 export interface DownloadOptions {
   /** An access token, sent to the endpoint itself and never to where it redirects. */

@@ -4,6 +4,7 @@ import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
 import { MeshError, toMeshError } from '../runtime/errors.ts';
+import { ifThere } from './files.ts';
 import { Download, type DownloadOptions, type RemoteFile } from './hf-download.ts';
 import { CONFIG_FILE, INDEX_FILE, shardsOf, WEIGHTS_FILE } from './hf-folder.ts';
 import { readUtf8, TOKENIZER_FILE } from './tokenizer-files.ts';
@@ -117,7 +118,7 @@ class Cache {
   async #known(name: string): Promise<FileRecord[string] | undefined> {
     const known = this.#record[name];
     if (!known) return known;
-    const found = await stat(path.join(this.#folder, name)).catch(() => null);
+    const found = await ifThere(path.join(this.#folder, name), (file) => stat(file));
     return found?.size === known.size ? known : undefined;
   }
 

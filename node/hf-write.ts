@@ -8,7 +8,7 @@ import { encodeHeader } from '../runtime/safetensors.ts';
 import type { Tensor, Tensors } from '../runtime/tensor.ts';
 import type { Tokenizer } from '../runtime/text/tokenizer.ts';
 import { CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE } from './hf-folder.ts';
-import { unwritable } from './model-file.ts';
+import { unwritable } from './files.ts';
 import { TOKENIZER_FILE, tokenizerText } from './tokenizer-files.ts';
 
 export interface HfModel {

@@ -1,9 +1,9 @@
 // The model as a file: written whole or not at all, in a place that was tried before the work began.
-import { access, constants, mkdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { access, constants, mkdir, stat } from 'node:fs/promises';
 import path from 'node:path';
-import { MeshError } from '../runtime/errors.ts';
 import { encode } from '../runtime/safetensors.ts';
 import type { Tensors } from '../runtime/tensor.ts';
+import { unwritable, writeWhole } from './files.ts';
 
 /** Makes its folder. Throws `bad-file` where nothing can be written: better now than after hours of training. */
 export async function expectWritable(file: string): Promise<void> {
@@ -24,26 +24,8 @@ function unlessAbsent(cause: NodeJS.ErrnoException): null {
   throw cause;
 }
 
-/** Whole or not at all: written beside its place, then renamed. Layers in numeric order, as other frameworks list them. */
+/** Whole or not at all. Layers in numeric order, as other frameworks list them. Returns the full path. */
 export async function saveModel(file: string, tensors: Tensors): Promise<string> {
-  const target = path.resolve(file);
   const ordered = new Map([...tensors].sort(([a], [b]) => a.localeCompare(b, 'en', { numeric: true })));
-  const part = `${target}.part`;
-  try {
-    await mkdir(path.dirname(target), { recursive: true });
-    await writeFile(part, encode(ordered, { format: 'pt' }));
-    await rename(part, target);
-  } catch (cause) {
-    await rm(part, { force: true }).catch(() => undefined); // the first failure is the one to report
-    throw unwritable(file, cause);
-  }
-  return target;
+  return writeWhole(file, encode(ordered, { format: 'pt' }));
 }
-
-export const unwritable = (file: string, cause: unknown): MeshError =>
-  new MeshError(
-    'bad-file',
-    `${file} cannot be written: ${(cause as Error).message}.`,
-    'Name a file in a folder that you may write to.',
-    { cause },
-  );

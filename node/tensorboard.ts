@@ -7,7 +7,7 @@ import { mkdir } from 'node:fs/promises';
 import { once } from 'node:events';
 import { hostname } from 'node:os';
 import path from 'node:path';
-import { unwritable } from './model-file.ts';
+import { unwritable } from './files.ts';
 
 export interface Scalar {
   tag: string;

@@ -1,13 +1,12 @@
 // Tokenizers as files: a tokenizer.json, GPT-2's vocab.json with merges.txt, or a folder that holds either.
-import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { MeshError } from '../runtime/errors.ts';
 import { tokenizerFromJson } from '../runtime/text/from-json.ts';
 import { gpt2Tokenizer } from '../runtime/text/gpt2.ts';
 import { fromVocabAndMerges, notTokenizer } from '../runtime/text/tokenizer-json.ts';
 import type { Tokenizer } from '../runtime/text/tokenizer.ts';
-import { ifThere, isFile } from './files.ts';
-import { unwritable } from './model-file.ts';
+import { ifThere, isFile, writeWhole } from './files.ts';
 
 export const TOKENIZER_FILE = 'tokenizer.json';
 
@@ -38,19 +37,8 @@ export async function tokenizerOfFolder(folder: string): Promise<Tokenizer | nul
 }
 
 /** Whole or not at all. Returns the full path. */
-export async function writeTokenizer(file: string, tokenizer: Tokenizer): Promise<string> {
-  const target = path.resolve(file);
-  const part = `${target}.part`;
-  try {
-    await mkdir(path.dirname(target), { recursive: true });
-    await writeFile(part, tokenizerText(tokenizer));
-    await rename(part, target);
-  } catch (cause) {
-    await rm(part, { force: true }).catch(() => undefined); // the first failure is the one to report
-    throw unwritable(file, cause);
-  }
-  return target;
-}
+export const writeTokenizer = (file: string, tokenizer: Tokenizer): Promise<string> =>
+  writeWhole(file, tokenizerText(tokenizer));
 
 export const tokenizerText = (tokenizer: Tokenizer): string => `${JSON.stringify(tokenizer.toJson(), null, 2)}\n`;
 

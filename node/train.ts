@@ -18,7 +18,7 @@ import { openCheckpoint, prepareFolder, writeCheckpoint } from './checkpoints.ts
 import { command, option, runCommand, type CommandContext } from './command.ts';
 import { startFrom } from './hf-start.ts';
 import { modelOut } from './model-out.ts';
-import { unwritable } from './model-file.ts';
+import { unwritable } from './files.ts';
 import { allowSchema, port, publishTo } from './options.ts';
 import { joinFromNode } from './peer.ts';
 import { readRunConfig } from './run-config.ts';

@@ -41,6 +41,10 @@ export const PLANNER_NAMES = nameSchema.options;
 export const plannerSpecSchema = z.union([nameSchema, withOptions]);
 export type PlannerSpec = z.infer<typeof plannerSpecSchema>;
 
+/** Whether a worker with this planner never takes anything from others. */
+export const takesNothing = (planner: PlannerSpec | undefined): boolean =>
+  planner === 'none' || (typeof planner === 'object' && planner.name === 'none');
+
 /** A kind alone stands for the kind with its defaults. */
 const named = (value: unknown): unknown => (typeof value === 'string' ? { kind: value } : value);
 

@@ -1,5 +1,6 @@
 // A federated worker: a replica of a whole model that trains on its own data, with its averager beside it. It waits for its neighbours, takes
 // over a full model where it comes late, trains, and serves until those that still train are done.
+import { takesNothing } from '../average-spec.ts';
 import type { Averaging } from '../average/averaging.ts';
 import { storeOf } from '../average/averaging.ts';
 import type { Compute } from '../compute.ts';
@@ -103,8 +104,9 @@ class Worker {
     if (peer.monitor) await host.announce(peer.monitor);
     await this.#neighbours.watch();
     await this.#gather();
-    await this.#catchUp(run, averaging);
-    const isBeside = averaging.averager !== null && !averaging.averager.isSynchronous;
+    const takes = !takesNothing(config.average.planner);
+    if (takes) await this.#catchUp(run, averaging);
+    const isBeside = takes && averaging.averager !== null && !averaging.averager.isSynchronous;
     const rounds = isBeside ? this.#beside(run, averaging) : Promise.resolve();
     try {
       const failed = rounds.then(() => new Promise<never>(() => {})); // it only ever ends this race by rejecting

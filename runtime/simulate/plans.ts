@@ -1,5 +1,6 @@
 // Plans alone, without training: what one round would take on random networks, for as many workers as wanted. Links and data are drawn anew
 // for each draw; progress is random. The clock, where one is given, tells how many plans a second this machine makes.
+import { takesNothing } from '../average-spec.ts';
 import { plannerOf } from '../average/planners/index.ts';
 import type { PeerView, Plan } from '../average/planner.ts';
 import { bytesPerSecond, type NetworkMode, type SimulationConfig } from './config.ts';
@@ -34,7 +35,7 @@ export function simulatePlans(
   draws: number,
   nowMs?: () => number,
 ): PlanFigures | null {
-  if (system.kind === 'oracle' || system.planner === 'none') return null;
+  if (system.kind === 'oracle' || takesNothing(system.planner)) return null;
   const planner = plannerOf(system.planner);
   const { workers } = config;
   const unitBytes = unitBytesOf(config.payload, CLASSES * workers);

@@ -1,6 +1,7 @@
 // What is compared: planners with their settings, under a name each, and the two ends of the scale. No averaging at all bounds them from
 // below; a server that averages everyone's model over a network that takes no time, from above.
 import { z } from 'zod';
+import { takesNothing } from '../average-spec.ts';
 import { PLANNER_NAMES, plannerSpecSchema, type PlannerSpec } from '../average/planners/index.ts';
 
 export type System =
@@ -41,7 +42,4 @@ export function systemOf(spec: SystemSpec): System {
 }
 
 /** It sends nothing, so that it is the same on every network but for who is there. */
-export const isAlone = (system: System): boolean =>
-  system.kind === 'oracle' ||
-  system.planner === 'none' ||
-  (typeof system.planner === 'object' && system.planner.name === 'none');
+export const isAlone = (system: System): boolean => system.kind === 'oracle' || takesNothing(system.planner);
