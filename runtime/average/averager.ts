@@ -43,6 +43,7 @@ export interface RoundOutcome {
 /** What a received byte costs this machine's processors, both threads together, counted as time away from training. */
 const BYTES_PER_MS = 100_000;
 const OFFER_MS = 4_000;
+const EVERYTHING = plannerOf('appg');
 const NOTHING: RoundOutcome = { peers: [], units: 0, bytes: 0, busyMs: 0 };
 /** What is reckoned for a round trip: it only matters where next to nothing is pulled. */
 const RTT_MS = 100;
@@ -81,13 +82,17 @@ export class Averager {
    * of a round that all of them do together; what is pulled is then of that round everywhere.
    */
   round(replicas: readonly Replica[], signal: AbortSignal, inStep?: number): Promise<RoundOutcome> {
-    return this.#inTurn(async () => {
-      try {
-        return await this.#round(replicas, signal, inStep ?? (this.isSynchronous ? this.#rounds : undefined));
-      } finally {
-        this.peers.endRound([]);
-      }
-    });
+    return this.#inTurn(() =>
+      this.#round(this.#planner, replicas, signal, inStep ?? (this.isSynchronous ? this.#rounds : undefined)),
+    );
+  }
+
+  /**
+   * The round after training, beside which the planner chose: the mean of everything that everyone has. A planner would pass over who ended
+   * first, as its weights have moved least since.
+   */
+  lastRound(replicas: readonly Replica[], signal: AbortSignal): Promise<RoundOutcome> {
+    return this.#inTurn(() => this.#round(EVERYTHING, replicas, signal, undefined));
   }
 
   /** Rounds beside training until aborted, further apart where they would take more than their share of the machine. */
@@ -116,12 +121,30 @@ export class Averager {
     }
   }
 
-  async #round(replicas: readonly Replica[], signal: AbortSignal, inStep: number | undefined): Promise<RoundOutcome> {
+  async #round(
+    planner: Planner,
+    replicas: readonly Replica[],
+    signal: AbortSignal,
+    inStep: number | undefined,
+  ): Promise<RoundOutcome> {
+    try {
+      return await this.#planned(planner, replicas, signal, inStep);
+    } finally {
+      this.peers.endRound([]);
+    }
+  }
+
+  async #planned(
+    planner: Planner,
+    replicas: readonly Replica[],
+    signal: AbortSignal,
+    inStep: number | undefined,
+  ): Promise<RoundOutcome> {
     const { spec, shelf, now, random, self, uid, run, learningRate, emit } = this.#options;
     const started = now();
     const number = inStep ?? this.#rounds;
     // Everyone fetches everything of everyone.
-    const isWaitedFor = this.isSynchronous || (inStep !== undefined && this.#planner.name === 'appg');
+    const isWaitedFor = this.isSynchronous || (inStep !== undefined && planner.name === 'appg');
     const busy = new Stopwatch(now);
     const neighbours = this.peers.admitted(replicas);
     for (const peer of this.#absent) if (shelf.isGiven(peer)) this.#absent.delete(peer);
@@ -132,7 +155,7 @@ export class Averager {
     this.peers.measure(whole, spec.intervalMs / 1_000);
     const offers = await this.#offers(neighbours, signal);
     const views = this.peers.views(offers, number);
-    const plan = this.#planner.plan({
+    const plan = planner.plan({
       self,
       peers: views,
       unitBytes: this.#wireBytes,

@@ -114,6 +114,7 @@ class Worker {
       this.#isDone = true;
       this.#trained.abort(new DOMException('This worker has trained.', 'AbortError'));
       await rounds;
+      if (isBeside) await averaging.shelf.snapshot(); // shown now: the last steps, and what the last round brought
       await this.#linger(averaging);
     } finally {
       this.#stop.abort(new DOMException('This worker ends.', 'AbortError'));
@@ -264,7 +265,7 @@ class Worker {
   }
 
   /**
-   * Serves what it has until every neighbour that is still there has done its training too; then one round. Who averaged on without training
+   * Serves what it has until every neighbour that is still there has done its training too; then the last round. Who averaged on without training
    * would only follow those that still train, away from its own data.
    */
   async #linger(averaging: Averaging): Promise<void> {
@@ -284,8 +285,9 @@ class Worker {
       if (done.every(Boolean) || performance.now() >= until) break;
       await this.#neighbours.change(LOOK_MS);
     }
-    // What the others learned last is in here too, and they have time to fetch the same of this one.
-    if (averager && !averager.isSynchronous) await averager.round(this.#neighbours.present(), this.#signal);
+    // What each learned last is in here too, and the others have time to fetch the same of this one.
+    if (averager && !averager.isSynchronous && !takesNothing(config.average.planner))
+      await averager.lastRound(this.#neighbours.present(), this.#signal);
     await this.#neighbours.rest(Math.min(2 * config.average.intervalMs, 2_000), signal);
   }
 

@@ -41,6 +41,18 @@ test('a round with everyone is Eq. 1: the mean of all', async (t) => {
     assert.deepEqual(await replicas.units(other), before[other], 'the others stay as they are');
 });
 
+test('the last round takes in everyone, also who has not moved and whom the planner would pass over', async (t) => {
+  const replicas = await open(t, 3, { planner: 'mpls', defence: 'finite' }, 2);
+  await round(replicas, 0);
+  for (let step = 0; step < 6; step += 1) await replicas.train(1); // number 2 has ended
+  for (const other of [1, 2]) await replicas.at(other).averaging.shelf.snapshot();
+  const before = await replicas.everyUnits();
+  await replicas.at(0).averaging.averager?.lastRound(replicas.replicas, signal);
+  const after = await replicas.units(0);
+  for (const unit of after.keys()) near(after[unit], mean(...before.map((units) => units[unit] ?? [])), `unit ${unit}`);
+  assert.equal(new Set(replicas.events(0, 'layers.merged').at(-1)?.peers).size, 2);
+});
+
 test('steps taken during a round stay', async (t) => {
   const replicas = await open(t, 2, { planner: 'appg' }, 1);
   const [own, other] = await replicas.everyUnits();
