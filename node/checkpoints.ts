@@ -19,7 +19,7 @@ import {
   type RunFile,
   type Snapshot,
 } from '../runtime/train/checkpoint.ts';
-import { ifThere, isFile, unwritable } from './files.ts';
+import { giveUp, ifThere, isFile, unwritable } from './files.ts';
 
 const PIECE_BYTES = 64 * 2 ** 20;
 const PART = '.part-';
@@ -58,8 +58,7 @@ export async function writeCheckpoint(
       await rm(path.join(root, old), { recursive: true, force: true });
     return path.join(root, name);
   } catch (cause) {
-    await rm(part, { recursive: true, force: true }).catch(() => undefined); // the first failure is the one to report
-    throw unwritable(folder, cause);
+    return await giveUp(folder, cause, () => rm(part, { recursive: true, force: true }));
   }
 }
 
@@ -159,7 +158,7 @@ async function latestOf(folder: string): Promise<string> {
 
 async function olderGood(bad: string): Promise<string | null> {
   const folder = path.dirname(bad);
-  const names = newestFirst(await readdir(folder).catch(() => []));
+  const names = newestFirst((await ifThere(folder, (name) => readdir(name))) ?? []);
   for (const name of names.slice(names.indexOf(path.basename(bad)) + 1)) {
     const other = path.join(folder, name);
     const isGood = await verify(other).then(
@@ -266,9 +265,10 @@ async function hashOf(file: string): Promise<string> {
     throw bad(file, `it cannot be read: ${cause.message}`);
   });
   try {
-    for await (const piece of handle.createReadStream({ highWaterMark: 2 ** 20 })) hash.update(piece as Buffer);
+    const pieces = handle.createReadStream({ highWaterMark: 2 ** 20, autoClose: false });
+    for await (const piece of pieces) hash.update(piece as Buffer);
   } finally {
-    await handle.close().catch(() => undefined); // the stream may have closed it
+    await handle.close();
   }
   return hash.digest('hex');
 }
@@ -283,9 +283,18 @@ async function writeSynced(file: string, text: string): Promise<void> {
   }
 }
 
-/** So that a name outlives a crash of the machine; not every system can do that for folders. */
+/** What a system says that has no such thing for folders: Windows, and some network file systems. */
+const NO_FOLDER_SYNC: readonly unknown[] = ['EISDIR', 'EPERM', 'EINVAL', 'ENOTSUP', 'ENOSYS'];
+
+/** So that a name outlives a crash of the machine, where the system can do that for folders. */
 async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder).catch(() => null);
-  await handle?.sync().catch(() => undefined); // best effort
-  await handle?.close();
+  let handle: FileHandle | undefined;
+  try {
+    handle = await open(folder);
+    await handle.sync();
+  } catch (cause) {
+    if (!NO_FOLDER_SYNC.includes((cause as NodeJS.ErrnoException).code)) throw cause;
+  } finally {
+    await handle?.close();
+  }
 }

@@ -4,14 +4,15 @@ import path from 'node:path';
 import { MeshError } from '../runtime/errors.ts';
 
 const ABSENT: readonly unknown[] = ['ENOENT', 'ENOTDIR'];
+const isAbsence = (cause: unknown): boolean => ABSENT.includes((cause as NodeJS.ErrnoException).code);
 
 /** What `look` finds, or null where there is nothing at `file`. Throws `bad-file` for any other failure. */
 export async function ifThere<T>(file: string, look: (file: string) => Promise<T>): Promise<T | null> {
   try {
     return await look(file);
   } catch (cause) {
-    const { code, message } = cause as NodeJS.ErrnoException;
-    if (ABSENT.includes(code)) return null;
+    if (isAbsence(cause)) return null;
+    const { message } = cause as Error;
     throw new MeshError('bad-file', `${file} cannot be read: ${message}.`, 'Check the path and its permissions.', {
       cause,
     });
@@ -33,10 +34,24 @@ export async function writeWhole(file: string, content: string | Uint8Array): Pr
     await writeFile(part, content);
     await rename(part, target);
   } catch (cause) {
-    await rm(part, { force: true }).catch(() => undefined); // the first failure is the one to report
-    throw unwritable(file, cause);
+    return await giveUp(file, cause, () => rm(part, { force: true }));
   }
   return target;
+}
+
+/**
+ * For a write of `file` that failed with `cause`: calls `clear`, which removes what it had made beside its place, and throws `bad-file`, with
+ * both reasons where that fails too.
+ */
+export async function giveUp(file: string, cause: unknown, clear: () => Promise<void>): Promise<never> {
+  try {
+    await clear();
+  } catch (left) {
+    if (isAbsence(left)) throw unwritable(file, cause);
+    const text = `${(cause as Error).message}; and what was written cannot be removed: ${(left as Error).message}`;
+    throw unwritable(file, new AggregateError([cause, left], text));
+  }
+  throw unwritable(file, cause);
 }
 
 export const unwritable = (file: string, cause: unknown): MeshError =>

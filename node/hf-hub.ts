@@ -1,10 +1,10 @@
 // A model folder from the Hugging Face Hub, or from any server with its layout, into a cache on disk: which files, and whether what is
 // here is still what is there. Getting one file is hf-download.ts.
-import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
 import { MeshError, toMeshError } from '../runtime/errors.ts';
-import { ifThere } from './files.ts';
+import { ifThere, writeWhole } from './files.ts';
 import { Download, type DownloadOptions, type RemoteFile } from './hf-download.ts';
 import { CONFIG_FILE, INDEX_FILE, shardsOf, WEIGHTS_FILE } from './hf-folder.ts';
 import { readUtf8, TOKENIZER_FILE } from './tokenizer-files.ts';
@@ -91,8 +91,8 @@ class Cache {
   }
 
   static async open(folder: string, base: string, options: DownloadOptions, isFixed: boolean): Promise<Cache> {
-    const text = await readFile(path.join(folder, RECORD_FILE), 'utf8').catch(() => '{}'); // the first time there is none
-    return new Cache(folder, new Download(base, options), isFixed, parsedRecord(text));
+    const text = await ifThere(path.join(folder, RECORD_FILE), (file) => readFile(file, 'utf8')); // the first time there is none
+    return new Cache(folder, new Download(base, options), isFixed, parsedRecord(text ?? '{}'));
   }
 
   /** False where the other side says that there is no such file. */
@@ -124,9 +124,7 @@ class Cache {
 
   async #note(name: string, what: FileRecord[string]): Promise<void> {
     this.#record = { ...this.#record, [name]: what };
-    const part = path.join(this.#folder, `${RECORD_FILE}.part`);
-    await writeFile(part, JSON.stringify(this.#record, null, 2));
-    await rename(part, path.join(this.#folder, RECORD_FILE));
+    await writeWhole(path.join(this.#folder, RECORD_FILE), JSON.stringify(this.#record, null, 2));
   }
 }
 

@@ -8,7 +8,7 @@ import { encodeHeader } from '../runtime/safetensors.ts';
 import type { Tensor, Tensors } from '../runtime/tensor.ts';
 import type { Tokenizer } from '../runtime/text/tokenizer.ts';
 import { CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE } from './hf-folder.ts';
-import { unwritable } from './files.ts';
+import { giveUp, ifThere } from './files.ts';
 import { TOKENIZER_FILE, tokenizerText } from './tokenizer-files.ts';
 
 export interface HfModel {
@@ -35,17 +35,15 @@ export async function writeHfFolder(folder: string, model: HfModel): Promise<str
       'Give both, such as "gpt2" and ["GPT2LMHeadModel"].',
     );
   const target = path.resolve(folder);
-  let part: string | null = null;
+  const part = `${target}.part-${crypto.randomUUID().slice(0, 8)}`;
   try {
     await mkdir(path.dirname(target), { recursive: true });
-    part = `${target}.part-${crypto.randomUUID().slice(0, 8)}`;
     await mkdir(part);
     await writeParts(part, model);
     await moveIn(part, target);
     await rm(part, { recursive: true, force: true });
   } catch (cause) {
-    if (part) await rm(part, { recursive: true, force: true }).catch(() => undefined); // the first failure is the one to report
-    throw unwritable(folder, cause);
+    return await giveUp(folder, cause, () => rm(part, { recursive: true, force: true }));
   }
   return target;
 }
@@ -106,10 +104,7 @@ const writeJson = (file: string, value: unknown): Promise<void> =>
 
 /** A folder that is there loses its config.json first and gets the other one last: in between it is no model folder. */
 async function moveIn(part: string, target: string): Promise<void> {
-  const found = await stat(target).catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code === 'ENOENT') return null;
-    throw cause;
-  });
+  const found = await ifThere(target, (name) => stat(name));
   if (!found) return rename(part, target);
   if (!found.isDirectory()) throw new Error('it is there and is no folder');
   await rm(path.join(target, CONFIG_FILE), { force: true });

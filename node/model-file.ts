@@ -3,7 +3,7 @@ import { access, constants, mkdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { encode } from '../runtime/safetensors.ts';
 import type { Tensors } from '../runtime/tensor.ts';
-import { unwritable, writeWhole } from './files.ts';
+import { ifThere, unwritable, writeWhole } from './files.ts';
 
 /** Makes its folder. Throws `bad-file` where nothing can be written: better now than after hours of training. */
 export async function expectWritable(file: string): Promise<void> {
@@ -11,17 +11,11 @@ export async function expectWritable(file: string): Promise<void> {
   try {
     await mkdir(path.dirname(target), { recursive: true });
     await access(path.dirname(target), constants.W_OK);
-    const found = await stat(target).catch(unlessAbsent);
+    const found = await ifThere(target, (name) => stat(name)); // usually it is not there yet
     if (found && !found.isFile()) throw new Error('it is there and is no file');
   } catch (cause) {
     throw unwritable(file, cause);
   }
-}
-
-/** Usually it is not there yet. */
-function unlessAbsent(cause: NodeJS.ErrnoException): null {
-  if (cause.code === 'ENOENT') return null;
-  throw cause;
 }
 
 /** Whole or not at all. Layers in numeric order, as other frameworks list them. Returns the full path. */

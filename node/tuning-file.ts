@@ -29,7 +29,7 @@ export function tuningFile(
   warn: (text: string) => void = (text) => process.emitWarning(text),
 ): TuningStore {
   const path = join(folder, 'tuning.json');
-  let last: Promise<void> = Promise.resolve();
+  let last: Promise<unknown> = Promise.resolve();
 
   async function entries(): Promise<Record<string, unknown>> {
     let text: string;
@@ -65,7 +65,7 @@ export function tuningFile(
     read: async (key) => (await entries())[key],
     write(key, entry) {
       const turn = last.then(() => put(key, entry));
-      last = turn.catch(() => {}); // the caller has the error; the next write starts all the same
+      last = Promise.allSettled([turn]); // the next write starts, whatever comes of this one
       return turn;
     },
   };

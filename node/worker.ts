@@ -55,15 +55,16 @@ export async function serveWorker(options: ServeWorkerOptions, context: CommandC
   const { worker, peer, host } = await startLending({ ...options, join, role: 'worker', emit, signal });
   if (peer.monitor) publishTo(peer.monitor, bus);
   say('Ctrl-C leaves the mesh cleanly.');
-  const died = worker.died.then((reason) => {
-    throw new MeshError('gpu-lost', `The compute worker died: ${reason}.`, 'Start the worker again.');
-  });
-  died.catch(() => undefined); // it is raced below, and comes at every end
   try {
     const { out } = options;
     const save = out === undefined ? undefined : (tensors: Parameters<typeof saveModel>[1]) => saveModel(out, tensors);
-    await Promise.race([runWorker({ peer, host, compute: worker.compute, config, data, emit, signal, save }), died]);
-    return 0;
+    const { compute, died } = worker;
+    const reason = await Promise.race([
+      runWorker({ peer, host, compute, config, data, emit, signal, save }).then(() => null),
+      died,
+    ]);
+    if (reason === null) return 0;
+    throw new MeshError('gpu-lost', `The compute worker died: ${reason}.`, 'Start the worker again.');
   } catch (cause) {
     if (signal.aborted) return 130;
     throw cause;

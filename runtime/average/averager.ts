@@ -127,19 +127,6 @@ export class Averager {
     signal: AbortSignal,
     inStep: number | undefined,
   ): Promise<RoundOutcome> {
-    try {
-      return await this.#planned(planner, replicas, signal, inStep);
-    } finally {
-      this.peers.endRound([]);
-    }
-  }
-
-  async #planned(
-    planner: Planner,
-    replicas: readonly Replica[],
-    signal: AbortSignal,
-    inStep: number | undefined,
-  ): Promise<RoundOutcome> {
     const { spec, shelf, now, random, self, uid, run, learningRate, emit } = this.#options;
     const started = now();
     const number = inStep ?? this.#rounds;
@@ -298,9 +285,9 @@ export class Averager {
     }
   }
 
-  #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const next = this.#turn.then(work);
-    this.#turn = next.catch(() => undefined); // whoever asked has the error
+  #inTurn(round: () => Promise<RoundOutcome>): Promise<RoundOutcome> {
+    const next = this.#turn.then(round).finally(() => this.peers.endRound([]));
+    this.#turn = Promise.allSettled([next]);
     return next;
   }
 }

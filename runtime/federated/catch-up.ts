@@ -60,23 +60,19 @@ async function furthest({
       const body = { uid: replica.uid, run: run.run, digest: averaging.shelf.digest };
       try {
         const { body: offer } = await ask(replica, 'layers.offer', body, { signal, deadlineMs: OFFER_MS });
-        return {
-          replica,
-          hasAnswered: true,
-          steps: offer.steps,
-          isAhead: isInStep ? offer.round > 0 : offer.steps > 0,
-        };
+        return { replica, steps: offer.steps, isAhead: isInStep ? offer.round > 0 : offer.steps > 0 };
       } catch {
         signal.throwIfAborted();
-        return { replica, hasAnswered: false, steps: 0, isAhead: false }; // one that does not answer has nothing to give
+        return null; // one that does not answer has nothing to give
       }
     }),
   );
-  const ahead = offers
+  const answers = offers.filter((offer) => offer !== null);
+  const ahead = answers
     .filter(({ isAhead }) => isAhead)
     .sort((a, b) => b.steps - a.steps)
     .map(({ replica }) => replica);
-  return { ahead, answered: offers.filter(({ hasAnswered }) => hasAnswered).length };
+  return { ahead, answered: answers.length };
 }
 
 async function beginWith({ run, averaging, ask, compute, signal }: CatchUpOptions, replica: Replica): Promise<number> {

@@ -1,6 +1,7 @@
 // A federated worker: a replica of a whole model that trains on its own data, with its averager beside it. It waits for its neighbours, takes
 // over a full model where it comes late, trains, and serves until those that still train are done.
 import { takesNothing } from '../average-spec.ts';
+import type { Averager } from '../average/averager.ts';
 import type { Averaging } from '../average/averaging.ts';
 import { storeOf } from '../average/averaging.ts';
 import type { Compute } from '../compute.ts';
@@ -106,16 +107,19 @@ class Worker {
     await this.#gather();
     const takes = !takesNothing(config.average.planner);
     if (takes) await this.#catchUp(run, averaging);
-    const isBeside = takes && averaging.averager !== null && !averaging.averager.isSynchronous;
-    const rounds = isBeside ? this.#beside(run, averaging) : Promise.resolve();
+    const beside = takes && averaging.averager?.isSynchronous === false ? averaging.averager : null;
+    const rounds = beside ? this.#beside(run, averaging, beside) : Promise.resolve();
     try {
       const failed = rounds.then(() => new Promise<never>(() => {})); // it only ever ends this race by rejecting
       await Promise.race([this.#train(run, averaging), failed]);
       this.#isDone = true;
       this.#trained.abort(new DOMException('This worker has trained.', 'AbortError'));
       await rounds;
-      if (isBeside) await averaging.shelf.snapshot(); // shown now: the last steps, and what the last round brought
-      await this.#linger(averaging);
+      if (beside) await averaging.shelf.snapshot(); // shown now: the last steps, and what the last round brought
+      await this.#untilAllTrained(averaging);
+      await beside?.lastRound(this.#neighbours.present(), this.#signal);
+      // The others have time to fetch the same of this one.
+      await this.#neighbours.rest(Math.min(2 * config.average.intervalMs, 2_000), this.#signal);
     } finally {
       this.#stop.abort(new DOMException('This worker ends.', 'AbortError'));
     }
@@ -227,7 +231,7 @@ class Worker {
    * Rounds beside training. Weights from before a long sleep are far away from the others', who would take them for an attack: they are left
    * behind for a neighbour's, as soon as one can be reached.
    */
-  async #beside(run: StageRun, averaging: Averaging): Promise<void> {
+  async #beside(run: StageRun, averaging: Averaging, averager: Averager): Promise<void> {
     const slumber = this.#slumber;
     const signal = AbortSignal.any([this.#signal, this.#trained.signal]);
     let failures = 0;
@@ -251,7 +255,7 @@ class Worker {
       await this.#neighbours.rest(ms, AbortSignal.any([signal, awake.signal]));
       await makeUp();
     };
-    await averaging.averager?.run(() => this.#neighbours.present(), signal, rest);
+    await averager.run(() => this.#neighbours.present(), signal, rest);
   }
 
   #resume(): void {
@@ -265,13 +269,12 @@ class Worker {
   }
 
   /**
-   * Serves what it has until every neighbour that is still there has done its training too; then the last round. Who averaged on without training
-   * would only follow those that still train, away from its own data.
+   * Serves what it has until every neighbour that is still there has done its training too. Who averaged on without training would only follow
+   * those that still train, away from its own data.
    */
-  async #linger(averaging: Averaging): Promise<void> {
+  async #untilAllTrained({ shelf }: Averaging): Promise<void> {
     const { config, peer, signal } = this.#options;
     const until = performance.now() + config.patienceMs;
-    const { shelf, averager } = averaging;
     for (;;) {
       const there = this.#neighbours.present();
       const done = await Promise.all(
@@ -282,13 +285,9 @@ class Worker {
         }),
       );
       signal.throwIfAborted();
-      if (done.every(Boolean) || performance.now() >= until) break;
+      if (done.every(Boolean) || performance.now() >= until) return;
       await this.#neighbours.change(LOOK_MS);
     }
-    // What each learned last is in here too, and the others have time to fetch the same of this one.
-    if (averager && !averager.isSynchronous && !takesNothing(config.average.planner))
-      await averager.lastRound(this.#neighbours.present(), this.#signal);
-    await this.#neighbours.rest(Math.min(2 * config.average.intervalMs, 2_000), signal);
   }
 
   async #evaluate(run: StageRun, step: number): Promise<WorkerEvaluation> {

@@ -78,6 +78,7 @@ test(
     const [slept, adoptions] = [merges(sleeper).length, sleeper.all('worker.adopted').length];
     process.kill(sleeper.pid, 'SIGCONT');
     await until('it goes on from the model of one that was awake', () => sleeper.all('worker.adopted').length > adoptions, 40_000); // prettier-ignore
+    assert.ok(sleeper.all('worker.adopted').slice(adoptions).every(({ steps }) => steps > 0), 'which has been trained'); // prettier-ignore
     await until('the one that slept merges again', () => merges(sleeper).length >= slept + 3, 30_000);
     await until('the others take it up again', () => [a, b].some((one) => since(one).some(({ peers }) => peers.includes('worker.0.2.0'))), 30_000); // prettier-ignore
 
