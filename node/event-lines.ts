@@ -64,7 +64,7 @@ function describe(event: MeshEvent): string | null {
     case 'worker.done':
       return (
         `${event.uid} done in ${event.seconds.toFixed(1)} s: ${quality(event)}, ${event.samplesPerSecond} samples/s, ` +
-        `${counted(event.rounds, 'merge')}, ${(event.bytes / 2 ** 20).toFixed(1)} MiB pulled${event.model === '' ? '' : `; model: ${event.model}`}`
+        `${counted(event.rounds, 'merge')}, ${(event.bytes / 2 ** 20).toFixed(1)} MiB pulled${saved(event)}`
       );
     case 'peer.struck':
       return `${event.uid}: strike ${event.strikes} against ${event.peer}, ${event.offence}: ${event.detail}`;
@@ -107,7 +107,7 @@ function describe(event: MeshEvent): string | null {
     case 'run.done':
       return (
         `Run ${event.run} done in ${event.seconds.toFixed(1)} s: ${outcome(event)}, ` +
-        `${speed(event)}, ${counted(event.peers, 'peer')}, ${counted(event.trainers, 'trainer')}; model: ${event.model}`
+        `${speed(event)}, ${counted(event.peers, 'peer')}, ${counted(event.trainers, 'trainer')}${saved(event)}`
       );
     case 'run.failed':
       return `Run ${event.run} failed: ${event.message} ${event.fix}`;
@@ -148,5 +148,7 @@ function outcome({ accuracy, heldOutLoss, referenceLoss }: EventOf<'run.done'>):
 }
 
 const short = (peer: string): string => (peer.length > 12 ? `${peer.slice(0, 8)}…` : peer);
+
+const saved = ({ model }: { model: string }): string => (model === '' ? '' : `; model: ${model}`);
 
 const counted = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`;

@@ -75,6 +75,9 @@ test('the end of a run shows each class', () => {
   assert.match(written[0] ?? '', /75\.00 % right/);
   assert.match(written[1] ?? '', /class {2}0 {2}100\.0 % {2}#{24}\n/);
   assert.match(written[2] ?? '', /class {2}1 {3}50\.0 % {2}#{12}\n/);
+  assert.match(written[0] ?? '', /1 trainer; model: \/m$/m);
+  show({ kind: 'run.done', run: 'r', accuracy: 0.75, perClassAccuracy: [], model: '', ...figures });
+  assert.match(written[3] ?? '', /1 trainer$/m, 'where none is kept, none is named');
 });
 
 test('a language model is told by its loss and its tokens', () => {
